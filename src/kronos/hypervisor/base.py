@@ -1,0 +1,366 @@
+"""What a virtual machine is, in XenAPI's words, and what every hypervisor driver can do with one.
+
+A driver keeps no record of its own: a VM exists here from `start` or `resume` until it halts or is
+suspended, and whoever calls holds the record. Every `Failure` that names a VM names it by uuid; the caller,
+who knows references, puts the reference in its place.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from kronos.datamodel.errors import Failure
+
+Kind = Literal["hvm", "pv", "pvh", "pv_in_pvh"]
+Action = Literal["destroy", "restart", "preserve"]
+DeviceClass = Literal["disk", "interface"]
+
+
+@dataclass(frozen=True)
+class DirectKernel:
+    """Boot a kernel that lies in files of this host, not on the VM's disks."""
+
+    kernel: Path
+    ramdisk: Path | None = None
+    cmdline: str = ""
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """Boot as a PC does. `order` is XenAPI's HVM_boot_params:order: c disk, d CD, n network, tried left to
+    right."""
+
+    type: Literal["bios", "uefi"] = "bios"
+    order: str = "cd"
+    secure_boot: bool = False
+    nvram: Path | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Quality of service of one disk; 0 means without limit."""
+
+    bytes_per_second: int = 0
+    requests_per_second: int = 0
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One VBD: `device` is its userdevice number; `path` is None for an empty CD drive.
+
+    `bus` is None for what the hypervisor does best, or names the one that a guest without drivers needs.
+    """
+
+    device: int
+    path: Path | None
+    format: Literal["raw", "qcow2"] = "raw"
+    read_only: bool = False
+    cdrom: bool = False
+    bootable: bool = False
+    serial: str = ""
+    limits: Limits = field(default_factory=Limits)
+    bus: Literal["ide", "sata", "scsi", "virtio"] | None = None
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Interface:
+    """One VIF. With `tap` the device of that name is the caller's, made and joined to its network before the
+    start; with `bridge` alone the hypervisor makes one and joins it to that bridge. `model` as in
+    Disk.bus."""
+
+    device: int
+    mac: str
+    bridge: str | None = None
+    mtu: int = 1500
+    tap: str | None = None
+    carrier: bool = True
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A named byte stream between guest and host, a unix socket at `path` here (None: wherever the driver
+    likes)."""
+
+    name: str
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The virtual hardware, as VM.platform names it; `videoram` in MiB, `vga` 'none' for a machine without
+    screen."""
+
+    acpi: bool = True
+    apic: bool = True
+    pae: bool = True
+    nx: bool = True
+    viridian: bool = False
+    hpet: bool = False
+    nested: bool = False
+    vga: Literal["std", "cirrus", "virtio", "none"] = "std"
+    videoram: int = 8
+    usb: bool = True
+    usb_tablet: bool = True
+    vnc: bool = True
+    serial: bool = True
+    agent: bool = True
+    hotplug: bool = True
+    keymap: str = "en-us"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A VM as a driver starts it. Memory is in bytes; `weight`, `cap` (percent of one CPU) and `mask` (host
+    CPU numbers) are VCPUs_params, None where not set; `clock_offset` is the distance of the VM's clock from
+    UTC in seconds."""
+
+    uuid: str
+    name: str
+    memory_static_max: int
+    memory_target: int
+    boot: DirectKernel | Firmware
+    kind: Kind = "hvm"
+    vcpus_max: int = 1
+    vcpus: int = 1
+    cores_per_socket: int = 1
+    weight: int | None = None
+    cap: int | None = None
+    mask: Sequence[int] | None = None
+    disks: Sequence[Disk] = ()
+    interfaces: Sequence[Interface] = ()
+    channels: Sequence[Channel] = ()
+    platform: Platform = field(default_factory=Platform)
+    on_poweroff: Action = "destroy"
+    on_reboot: Action = "restart"
+    on_crash: Action = "destroy"
+    clock_offset: int = 0
+
+
+class State(enum.Enum):
+    """The power states a hypervisor sees; the values are XenAPI's vm_power_state."""
+
+    RUNNING = "Running"
+    PAUSED = "Paused"
+    HALTED = "Halted"
+    SUSPENDED = "Suspended"
+
+
+@dataclass(frozen=True)
+class Status:
+    """A VM that this hypervisor holds now. `domid` is this hypervisor's own number for this run of the VM."""
+
+    uuid: str
+    domid: int
+    state: State
+
+
+class DeviceId(NamedTuple):
+    """Which device of a VM: the VBD with this userdevice, or the VIF with this device number."""
+
+    kind: DeviceClass
+    number: int
+
+
+class EventKind(enum.Enum):
+    """What happened to a VM, whoever caused it."""
+
+    STARTED = "started"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    REBOOTED = "rebooted"
+    CRASHED = "crashed"
+    HALTED = "halted"
+    SUSPENDED = "suspended"
+    DEVICE_REMOVED = "device_removed"
+    AGENT_CONNECTED = "agent_connected"
+    AGENT_DISCONNECTED = "agent_disconnected"
+    MEMORY_CHANGED = "memory_changed"
+    CLOCK_CHANGED = "clock_changed"
+    DISK_FAILED = "disk_failed"
+
+
+class Reason(enum.Enum):
+    """Why a VM halted. UNKNOWN: it went while nobody could watch (the hypervisor's daemon was away)."""
+
+    SHUTDOWN = "shutdown"
+    DESTROYED = "destroyed"
+    CRASHED = "crashed"
+    MIGRATED = "migrated"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One happening. `reason` comes with HALTED, `device` with DEVICE_REMOVED and DISK_FAILED, `value` with
+    MEMORY_CHANGED (bytes the guest has) and CLOCK_CHANGED (seconds from UTC)."""
+
+    uuid: str
+    kind: EventKind
+    reason: Reason | None = None
+    device: DeviceId | None = None
+    value: int = 0
+
+
+class Console(NamedTuple):
+    """A serial console: a unix socket (one client at a time) and the file of what was printed from the start
+    on."""
+
+    socket: Path
+    log: Path
+
+
+@dataclass(frozen=True)
+class GuestInfo:
+    """What the agent inside the guest says; `networks` maps a MAC address (lower case) to its IP
+    addresses."""
+
+    hostname: str = ""
+    os: dict[str, str] = field(default_factory=dict)
+    networks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Hypervisor(ABC):
+    """A way to run VMs on this host.
+
+    Calls block, so they belong on worker threads; those on one VM take turns, those on different VMs do not
+    wait for each other. A call about a VM that is not in the state it needs raises
+    `VM_BAD_POWER_STATE(uuid, expected, actual)`; what the layer below refuses raises `INTERNAL_ERROR(text)`;
+    a driver without an optional ability raises `VM_LACKS_FEATURE(uuid)`.
+    """
+
+    type: str
+    """'XEN', 'KVM', 'QEMU' (emulated CPUs) or 'FAKE'."""
+
+    @abstractmethod
+    def start(self, domain: Domain, *, paused: bool = False) -> int:
+        """Make the VM and let it run, or leave it paused before its first instruction; its domid.
+
+        Raises DOMAIN_EXISTS, HOST_NOT_ENOUGH_FREE_MEMORY.
+        """
+
+    @abstractmethod
+    def destroy(self, uuid: str) -> None:
+        """Power cut: on return the VM is gone, and its devices are free."""
+
+    @abstractmethod
+    def shutdown(self, uuid: str) -> None:
+        """Ask the guest to shut down, by its agent or the power button, and return; HALTED follows if it
+        obeys."""
+
+    @abstractmethod
+    def reboot(self, uuid: str) -> None:
+        """Ask the guest to reboot, and return; REBOOTED follows if it obeys."""
+
+    @abstractmethod
+    def pause(self, uuid: str) -> None:
+        """Stop all virtual CPUs."""
+
+    @abstractmethod
+    def unpause(self, uuid: str) -> None:
+        """Let the virtual CPUs of a paused VM run."""
+
+    @abstractmethod
+    def suspend(self, uuid: str, path: Path) -> None:
+        """Write the VM's memory and device state to `path`, a file or block device, and end it: SUSPENDED
+        follows."""
+
+    @abstractmethod
+    def resume(self, domain: Domain, path: Path, *, paused: bool = False) -> int:
+        """Bring back what `suspend` wrote; its domid.
+
+        The virtual hardware comes from the image; where its disks and networks are on this host comes from
+        `domain`.
+        """
+
+    @abstractmethod
+    def statuses(self) -> list[Status]:
+        """Every VM that is running or paused here: the truth after a restart."""
+
+    @abstractmethod
+    def plug_disk(self, uuid: str, disk: Disk) -> None:
+        """Add a disk to a live VM. Raises DEVICE_ALREADY_ATTACHED."""
+
+    @abstractmethod
+    def unplug_disk(self, uuid: str, device: int, *, timeout: float = 30.0) -> None:
+        """Take a disk out of a live VM; on return nothing holds it open.
+
+        Raises DEVICE_ALREADY_DETACHED, DEVICE_DETACH_REJECTED, DEVICE_DETACH_TIMEOUT when the guest does not
+        let go within `timeout` seconds (DEVICE_REMOVED still follows if it does so later).
+        """
+
+    @abstractmethod
+    def change_media(self, uuid: str, disk: Disk) -> None:
+        """Put `disk.path` into the CD drive `disk.device` of a live VM, or empty it when the path is None."""
+
+    @abstractmethod
+    def plug_interface(self, uuid: str, interface: Interface) -> None:
+        """Add a network interface to a live VM. Raises DEVICE_ALREADY_ATTACHED."""
+
+    @abstractmethod
+    def unplug_interface(self, uuid: str, device: int, *, timeout: float = 30.0) -> None:
+        """As unplug_disk, for an interface."""
+
+    @abstractmethod
+    def watch(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """Tell `callback` of every event from now on; the returned function ends that.
+
+        Events of a driver arrive one after the other in a thread of the driver, which may make calls from
+        there.
+        """
+
+    # What follows are abilities that a driver has by overriding them.
+
+    def vnc(self, uuid: str) -> Path:
+        """The unix socket where the VM's screen speaks RFB."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def serial(self, uuid: str) -> Console:
+        """The VM's first serial port. The guest never waits for a reader; the log keeps what nobody read."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def guest_info(self, uuid: str) -> GuestInfo:
+        """What the guest's agent tells now. Raises VM_MISSING_PV_DRIVERS when none answers."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def screenshot(self, uuid: str) -> bytes:
+        """The VM's screen as a PNG or PPM image."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def snapshot_disk(self, uuid: str, device: int, overlay: Path) -> None:
+        """From this moment write to `overlay`, a qcow2 file that exists and is backed by the disk's present
+        file."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def resize_disk(self, uuid: str, device: int, size: int) -> None:
+        """Grow a disk of a live VM to `size` bytes."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def limit_disk(self, uuid: str, device: int, limits: Limits) -> None:
+        """Change the quality of service of a disk of a live VM."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def set_carrier(self, uuid: str, device: int, carrier: bool) -> None:
+        """Plug or pull the cable of an interface."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def set_memory_target(self, uuid: str, target: int) -> None:
+        """Ask the balloon of a live VM for `target` bytes."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def set_vcpus(self, uuid: str, vcpus: int) -> None:
+        """Change the number of virtual CPUs of a live VM, up to vcpus_max."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def rename(self, uuid: str, name: str) -> None:  # noqa: B027 - optional
+        """Tell the layer below the VM's new name, for those who look there."""
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """Let go of the layer below; VMs run on."""
