@@ -42,7 +42,7 @@ for _ in range(_AT_ONCE):
 
 
 def authenticate(untrusted_user: str, untrusted_password: str, service: str = "xapi") -> None:
-    """Return if the user exists, the password is right and the account may be used; blocks for seconds if not.
+    """Return if the user exists, the password is right and the account is open; takes seconds if not.
 
     The user name may be logged, the password never is. An empty password is refused even where PAM would take
     it, for this login is open to the network.
@@ -56,17 +56,17 @@ def authenticate(untrusted_user: str, untrusted_password: str, service: str = "x
     _warn_if_missing(service)
     with hidden(untrusted_password), _authenticator() as authenticator:
         try:
-            # Credentials would be set for this whole process, and a failure must not say more than a wrong
-            # password.
+            # Credentials, such as groups, would be set for this whole process.
             accepted = authenticator.authenticate(
                 untrusted_user, untrusted_password, service, resetcreds=False
             )
-            reason = str(authenticator.reason or "Authentication failure")
+            reason = authenticator.reason
         finally:
             authenticator.messages.clear()
         if not accepted:
+            # The log says why; a stranger does not learn from it which names exist.
             log.warning("login of %r refused by PAM service %s: %s", untrusted_user, service, reason)
-            raise Failure("SESSION_AUTHENTICATION_FAILED", untrusted_user, reason)
+            raise Failure("SESSION_AUTHENTICATION_FAILED", untrusted_user, "Authentication failure")
 
 
 def _fault(untrusted_user: str, untrusted_password: str) -> str:

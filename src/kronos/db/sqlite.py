@@ -66,7 +66,7 @@ class DatabaseFile:
         self._connection = _connect(path)
         try:
             self._check()
-            self.meta = {
+            self.meta: dict[str, str] = {
                 key: str(value) for key, value in self._connection.execute("SELECT key, value FROM meta")
             }
             self.ticket = int(self.meta.pop(_TICKET, "0"))
