@@ -1,0 +1,134 @@
+"""Answers: a result that can be written as XML or JSON, from kept fragments where it holds records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kronos.datamodel.types import NULL, Type, escape
+from kronos.db.record import Record, dump_json
+
+VOID_XML = b"<value/>"
+
+
+class Answer:
+    """A value of a XenAPI type."""
+
+    __slots__ = ("type", "value")
+
+    def __init__(self, kind: Type, value: Any) -> None:
+        self.type = kind
+        self.value = value
+
+    def xml(self) -> bytes:
+        """One complete `<value>` element."""
+        return self.type.xml(self.value).encode()
+
+    def json(self) -> bytes:
+        """JSON text."""
+        value = self.value
+        if isinstance(value, dict):
+            value = {str(key): item for key, item in value.items()}
+        return dump_json("" if value is None else value)
+
+
+class RecordAnswer(Answer):
+    """One row, from its kept form."""
+
+    __slots__ = ("row",)
+
+    def __init__(self, row: Record) -> None:
+        self.row = row
+
+    @property
+    def value(self) -> Any:
+        return self.row.snapshot()
+
+    def xml(self) -> bytes:
+        return self.row.xml()
+
+    def json(self) -> bytes:
+        return self.row.json()
+
+
+class RecordsAnswer(Answer):
+    """A map from reference to record, from the rows' kept forms: one join, no rendering."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: Iterable[Record]) -> None:
+        self.rows = list(rows)
+
+    @property
+    def value(self) -> Any:
+        return {row.ref: row.snapshot() for row in self.rows}
+
+    def xml(self) -> bytes:
+        members = [row.xml_member() for row in self.rows]
+        return b"".join([b"<value><struct>", *members, b"</struct></value>"])
+
+    def json(self) -> bytes:
+        return b"{" + b",".join([row.json_member() for row in self.rows]) + b"}"
+
+
+class EventsAnswer(Answer):
+    """What event.from and event.next return. Events share the kept forms of the rows that they show."""
+
+    __slots__ = ("counts", "events", "token")
+
+    def __init__(
+        self,
+        events: list[tuple[Mapping[str, str], Record | None]],
+        counts: Mapping[str, int] | None,
+        token: str,
+    ) -> None:
+        self.events = events
+        self.counts = counts
+        self.token = token
+
+    @property
+    def value(self) -> Any:
+        events = [{**head, **({"snapshot": row.snapshot()} if row else {})} for head, row in self.events]
+        if self.counts is None:
+            return events
+        return {"events": events, "valid_ref_counts": dict(self.counts), "token": self.token}
+
+    def xml(self) -> bytes:
+        parts: list[bytes] = []
+        for head, row in self.events:
+            members = [
+                f"<member><name>{k}</name><value>{escape(v)}</value></member>" for k, v in head.items()
+            ]
+            parts.append(f"<value><struct>{''.join(members)}".encode())
+            if row is not None:
+                parts += [b"<member><name>snapshot</name>", row.xml(), b"</member>"]
+            parts.append(b"</struct></value>")
+        events = b"".join([b"<value><array><data>", *parts, b"</data></array></value>"])
+        if self.counts is None:
+            return events
+        # These counts are the only integers that XML-RPC clients of XenAPI read as integers.
+        counts = "".join(
+            f"<member><name>{name}</name><value><i4>{count}</i4></value></member>"
+            for name, count in self.counts.items()
+        )
+        tail = (
+            f"</member><member><name>valid_ref_counts</name><value><struct>{counts}</struct></value></member>"
+            f"<member><name>token</name><value>{self.token}</value></member></struct></value>"
+        )
+        return b"<value><struct><member><name>events</name>" + events + tail.encode()
+
+    def json(self) -> bytes:
+        parts = []
+        for head, row in self.events:
+            text = dump_json(head)
+            parts.append(text if row is None else text[:-1] + b',"snapshot":' + row.json() + b"}")
+        events = b"[" + b",".join(parts) + b"]"
+        if self.counts is None:
+            return events
+        rest = dump_json({"valid_ref_counts": self.counts, "token": self.token})
+        return b'{"events":' + events + b"," + rest[1:]
+
+
+def null_or(row: Record | None) -> str:
+    """The reference of a row that may be missing."""
+    return NULL if row is None else row.ref

@@ -1,0 +1,67 @@
+"""Holding an object for an operation: what fills current_operations and keeps two conflicting calls apart."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kronos.db.database import Database
+from kronos.db.record import Record
+from kronos.dispatch.task import Task
+from kronos.rules import operations
+
+# The reference waits as long for another operation to end before it tells the client.
+PATIENCE = 2 * 3600.0
+
+
+class Holds:
+    """The operations in flight on this host's objects."""
+
+    def __init__(self, db: Database, patience: float = PATIENCE) -> None:
+        self.db = db
+        self.patience = patience
+        self._released = threading.Condition()
+
+    @contextmanager
+    def hold(self, row: Record, operation: str, task: Task) -> Iterator[None]:
+        """Enter `operation` on `row` for as long as the block runs.
+
+        Waits while another operation is in the way. Raises what `operations.refusal` says, or TASK_CANCELLED.
+        """
+        self._enter(row, operation, task)
+        try:
+            yield
+        finally:
+            self.release(row, task)
+
+    def _enter(self, row: Record, operation: str, task: Task) -> None:
+        deadline = time.monotonic() + self.patience
+        task.on_cancel(self._wake)
+        with self._released:
+            while True:
+                task.check()
+                with self.db.transaction():
+                    refusal = operations.refusal(self.db, row, operation)
+                    if refusal is None:
+                        self._write(row, row.current_operations | {task.ref: operation})
+                        return
+                left = deadline - time.monotonic()
+                if refusal.code != "OTHER_OPERATION_IN_PROGRESS" or left <= 0:
+                    raise refusal
+                self._released.wait(left)
+
+    def release(self, row: Record, task: Task) -> None:
+        """Take the task's operation off the object, if the object is still there."""
+        with self.db.transaction():
+            if row.ref in self.db.rows:
+                self._write(row, {ref: op for ref, op in row.current_operations.items() if ref != task.ref})
+        self._wake()
+
+    def _write(self, row: Record, current: dict[str, str]) -> None:
+        self.db.write(row, {"current_operations": current})
+
+    def _wake(self) -> None:
+        with self._released:
+            self._released.notify_all()

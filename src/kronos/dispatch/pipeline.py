@@ -1,0 +1,313 @@
+"""The road that every call takes: find, check arity and types, session, role, hold, run, answer when durable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from kronos.datamodel.errors import Failure
+from kronos.datamodel.model import Message, model
+from kronos.datamodel.types import STRING, VOID, parser
+from kronos.db.database import Database
+from kronos.db.record import Record
+from kronos.db.records import KINDS, Session
+from kronos.dispatch import roles
+from kronos.dispatch.answer import Answer, RecordAnswer
+from kronos.dispatch.call import INTERNAL, Call, Origin
+from kronos.dispatch.durability import Durability
+from kronos.dispatch.fields import VOID_ANSWER, Implied, implied
+from kronos.dispatch.hold import Holds
+from kronos.dispatch.machine import Machine
+from kronos.dispatch.registry import HANDLERS, Handler
+from kronos.dispatch.sessions import Sessions
+from kronos.dispatch.task import Task, Tasks
+
+log = logging.getLogger(__name__)
+
+WORKERS = 256
+TASKS = 256
+STRINGS = parser(lambda _: ())("string set")
+
+
+class Fault(Exception):
+    """An error of the RPC layer itself: an XML-RPC fault, not a XenAPI failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one method name is served: by a function of the facts alone, by a handler, or not yet."""
+
+    message: Message
+    implied: Implied | None
+    handler: Handler | None
+    asynchronous: bool
+
+
+class Pipeline:
+    """Serves every call of this host. `call` runs on the loop; handlers run on worker threads."""
+
+    def __init__(self, db: Database, machine: Machine, loop: asyncio.AbstractEventLoop) -> None:
+        self.db = db
+        self.machine = machine
+        self.loop = loop
+        self.sessions = Sessions(db)
+        self.tasks = Tasks(db)
+        self.holds = Holds(db)
+        self.durability = Durability(db, loop)
+        self.workers = ThreadPoolExecutor(WORKERS, "call")
+        self.task_workers = ThreadPoolExecutor(TASKS, "task")
+        self.routes: dict[str, Route] = {}
+        for message in model().messages.values():
+            self._add_routes(message)
+
+    def _add_routes(self, message: Message) -> None:
+        handler = HANDLERS.get(message.full_name)
+        function = None if handler is not None or message.state == "removed" else implied(self.db, message)
+        names = [message.full_name]
+        if "_" not in message.cls:
+            names.append(f"{message.cls}_{message.name}")
+        for name in names:
+            self.routes[name] = Route(message, function, handler, False)
+            for prefix in ("Async.", "InternalAsync."):
+                self.routes[prefix + name] = Route(message, function, handler, True)
+
+    # --- the road --------------------------------------------------------------------------------------------
+
+    def call(self, origin: Origin, name: str, args: Sequence[object]) -> Answer | Awaitable[Answer]:
+        """Serve one request. Reads of memory are answered at once; the rest is awaited.
+
+        Raises Failure (XenAPI's errors) and Fault, here or when awaited.
+        """
+        route = self.routes.get(name)
+        if route is None:
+            return self._system_call(name, args)
+        message = route.message
+        arguments, session_ref = unmarshal(message, args, name)
+        session = self.sessions.require(session_ref) if message.session else None
+        if route.asynchronous and not message.asynchronous:
+            raise Fault(f"No async mode for this operation (rpc: {name})")
+        if message.state == "removed":
+            raise Failure("MESSAGE_REMOVED")
+        if session is not None:
+            self._authorise(session, message, arguments)
+        if route.asynchronous:
+            return self._begin_task(origin, route, session, arguments, name)
+        if route.implied is not None:
+            answer = route.implied(*arguments)
+            return answer if self.durability.reached() else self.durability.after(answer)
+        return self._run(origin, route, session, arguments)
+
+    def _authorise(self, session: Session, message: Message, arguments: Sequence[Any]) -> None:
+        if session.is_local_superuser:
+            return
+        present: dict[str, str] | None = None
+        if message.field and message.name.startswith("set_") and isinstance(arguments[1], dict):
+            row = self.db.rows.get(arguments[0])
+            present = getattr(row, message.field) if row is not None else {}
+        roles.check(session, message, arguments, present)
+
+    def _run(
+        self, origin: Origin, route: Route, session: Session | None, arguments: tuple[Any, ...]
+    ) -> Awaitable[Answer]:
+        message, handler = route.message, route.handler
+        if handler is None:
+            raise Failure("NOT_IMPLEMENTED", message.full_name)
+        task = Task(self.db, message.full_name)
+        call = Call(self.db, self.machine, self, origin, message, session, task)
+        if handler.coroutine:
+            return self._await(handler, call, arguments)
+        if handler.inline:
+            answer = answer_of(message, handler.function(call, *arguments))
+            return self.durability.after(answer)
+        work = self.loop.run_in_executor(self.workers, self._work, handler, call, arguments)
+        return self._when_done(work)
+
+    async def _await(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Answer:
+        answer = answer_of(handler.message, await handler.function(call, *arguments))
+        return await self.durability.after(answer)
+
+    async def _when_done(self, work: Awaitable[Answer]) -> Answer:
+        try:
+            answer = await work
+        except Failure:
+            await self.durability.wait()
+            raise
+        return await self.durability.after(answer)
+
+    def _work(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Answer:
+        """A handler with its hold, on a worker thread. What is not a Failure becomes INTERNAL_ERROR."""
+        try:
+            with self._hold(handler, call, arguments):
+                return answer_of(handler.message, handler.function(call, *arguments))
+        except Failure:
+            raise
+        except Exception as error:  # a defect must not take the daemon along
+            log.exception("%s failed", handler.message.full_name)
+            raise Failure("INTERNAL_ERROR", f"{type(error).__name__}: {error}") from error
+
+    def _hold(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Any:
+        if not handler.holds:
+            return nullcontext()
+        row = self.db.get(KINDS[handler.message.cls], arguments[0])
+        return self.holds.hold(row, handler.holds, call.task)
+
+    # --- tasks -----------------------------------------------------------------------------------------------
+
+    def _begin_task(
+        self, origin: Origin, route: Route, session: Session | None, arguments: tuple[Any, ...], name: str
+    ) -> Answer:
+        if route.handler is None and route.implied is None:
+            raise Failure("NOT_IMPLEMENTED", route.message.full_name)
+        owner = session.ref if session is not None else ""
+        label = name.replace("InternalAsync.", "Async.")
+        task = self.tasks.start(label, "", owner, self.machine.host_ref)
+        call = Call(self.db, self.machine, self, origin, route.message, session, task)
+        self.task_workers.submit(self.run_task, route, call, arguments)
+        return Answer(STRING, task.ref)
+
+    def run_task(self, route: Route, call: Call, arguments: tuple[Any, ...]) -> Any:
+        """Run a call under its task and end the task by what comes of it; returns the value or raises Failure."""
+        task = call.task
+        try:
+            if route.handler is not None:
+                answer = self._work(route.handler, call, arguments)
+            else:
+                assert route.implied is not None
+                answer = route.implied(*arguments)
+            self.durability.block()
+            task.finish("" if answer.type is VOID else answer.xml().decode())
+            return answer.value
+        except Failure as failure:
+            task.fail(failure)
+            raise
+        finally:
+            self.tasks.ended(task)
+
+    # --- calls from inside -----------------------------------------------------------------------------------
+
+    def invoke(self, parent: Call, name: str, args: Iterable[object]) -> Any:
+        """A call made by a handler or a command for the same caller, on the calling thread: the plain value."""
+        return self.perform(parent.origin, parent.session, name, tuple(args), parent.task)
+
+    def perform(
+        self,
+        origin: Origin,
+        session: Session | None,
+        name: str,
+        args: tuple[object, ...],
+        task: Task | None = None,
+    ) -> Any:
+        """The road for callers on worker threads: same checks, no task of its own unless `Async.` is asked for."""
+        route = self.routes.get(name)
+        if route is None:
+            raise Failure("MESSAGE_METHOD_UNKNOWN", name)
+        message = route.message
+        sent = args if session is None or not message.session else (session.ref, *args)
+        arguments, _ = unmarshal(message, sent, name)
+        if message.state == "removed":
+            raise Failure("MESSAGE_REMOVED")
+        if session is not None and message.session:
+            self._authorise(session, message, arguments)
+        if route.asynchronous:
+            owner = session.ref if session is not None else ""
+            running = self.tasks.start(name, "", owner, self.machine.host_ref)
+            call = Call(self.db, self.machine, self, origin, message, session, running)
+            return self.run_task(route, call, arguments)
+        if route.implied is not None:
+            return route.implied(*arguments).value
+        if route.handler is None:
+            raise Failure("NOT_IMPLEMENTED", name)
+        call = Call(self.db, self.machine, self, origin, message, session, task or Task(self.db, name))
+        if route.handler.coroutine:
+            future = asyncio.run_coroutine_threadsafe(self._await(route.handler, call, arguments), self.loop)
+            return future.result().value
+        return self._work(route.handler, call, arguments).value
+
+    def perform_internal(self, name: str, *args: object) -> Any:
+        """A call of the daemon itself, with the rights of the pool."""
+        return self.perform(INTERNAL, self.own_session(), name, args)
+
+    def own_session(self) -> Session:
+        """The daemon's own session, made when it is first needed or was lost."""
+        ref = getattr(self, "_own", "")
+        row = self.db.find(Session, ref)
+        if row is None:
+            host = self.machine.host_ref
+            row = self.sessions.begin(user="", host=host, origin=INTERNAL, originator="xapi", pool=True)
+            self._own = row.ref
+        return row
+
+    # --- system.* --------------------------------------------------------------------------------------------
+
+    def _system_call(self, name: str, args: Sequence[object]) -> Answer:
+        if name == "system.listMethods":
+            return Answer(STRINGS, tuple(self.method_names()))
+        if name.startswith("system.isAlive:"):
+            return Answer(STRING, str(args[0]) if args else name)
+        if args and isinstance(args[0], str):
+            self.sessions.require(args[0])
+        raise Failure("MESSAGE_METHOD_UNKNOWN", name)
+
+    def method_names(self) -> list[str]:
+        """Every method by its one official name, the asynchronous ones too."""
+        names = [name for name, m in model().messages.items() if m.state != "removed" and not m.pool_internal]
+        asynchronous = [f"Async.{name}" for name in names if model().messages[name].asynchronous]
+        return [*names, *asynchronous, "system.listMethods"]
+
+    def close(self) -> None:
+        """Wait for nothing new: running calls go on until the process ends."""
+        self.workers.shutdown(wait=False, cancel_futures=True)
+        self.task_workers.shutdown(wait=False, cancel_futures=True)
+
+
+def unmarshal(message: Message, args: Sequence[object], name: str) -> tuple[tuple[Any, ...], str]:
+    """The arguments of a call, checked, and its session.
+
+    Raises MESSAGE_PARAMETER_COUNT_MISMATCH [method, expected, received], and what the types raise.
+    """
+    session = ""
+    offset = 1 if message.session else 0
+    received = len(args) - offset
+    params = message.params
+    if received < message.required or (received > len(params) and message.required == len(params)):
+        expected, got = str(message.required), str(max(received, 0))
+        raise Failure("MESSAGE_PARAMETER_COUNT_MISMATCH", name, expected, got)
+    if message.session:
+        untrusted = args[0]
+        if not isinstance(untrusted, str):
+            raise Failure("SESSION_INVALID", str(untrusted)[:80])
+        session = untrusted
+    checked = [
+        param.type.check(args[i + offset]) if i < received else param.default
+        for i, param in enumerate(params)
+    ]
+    return tuple(checked), session
+
+
+def answer_of(message: Message, value: Any) -> Answer:
+    """What a handler returned, as an answer of the message's type."""
+    if isinstance(value, Answer):
+        return value
+    if message.result is VOID:
+        return VOID_ANSWER
+    if isinstance(value, Record):
+        return (
+            RecordAnswer(value) if message.result is value.kind.record else Answer(message.result, value.ref)
+        )
+    return Answer(message.result, value)
+
+
+def coverage() -> dict[str, tuple[int, int]]:
+    """Messages served and messages known, by class."""
+    db = Database()
+    found: dict[str, tuple[int, int]] = {}
+    for cls in model().classes.values():
+        known = [m for m in cls.messages.values() if m.state != "removed"]
+        served = [m for m in known if m.full_name in HANDLERS or implied(db, m) is not None]
+        found[cls.name] = (len(served), len(known))
+    return found

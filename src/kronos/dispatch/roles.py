@@ -1,0 +1,105 @@
+"""Roles: may this session make this call, with these map keys?"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid as uuids
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from kronos.datamodel.errors import Failure
+from kronos.datamodel.model import Message, model
+from kronos.db.database import Database
+from kronos.db.records import Role, Session
+
+
+@cache
+def permissions() -> dict[str, frozenset[str]]:
+    """Every permission with the roles that have it: messages, single map keys, HTTP actions and the extra ones."""
+    found: dict[str, frozenset[str]] = dict(model().permissions)
+    for message in model().messages.values():
+        found[message.permission] = message.roles
+        for key, roles in message.key_roles:
+            found[f"{message.permission}/key:{key.lower()}"] = roles
+    return found
+
+
+def needed(message: Message, arguments: Sequence[Any], present: dict[str, str] | None) -> list[str]:
+    """The permissions that a call needs, each of them.
+
+    A protected key of a map replaces the message's own permission; set_<map> needs its own and that of every
+    protected key which it would add, change or remove. `present` is the map as it is now, for set_<map>.
+    """
+    if message.key_roles and len(arguments) > 1:
+        listed = _listed(message, str(arguments[1]))
+        return [listed or message.permission]
+    if message.name.startswith("set_") and present is not None:
+        return [message.permission, *_of_changed_keys(message, present, arguments[1])]
+    return [message.permission]
+
+
+def _listed(message: Message, key: str) -> str:
+    for pattern, _ in message.key_roles:
+        if key == pattern or (pattern.endswith("*") and key.startswith(pattern[:-1])):
+            return f"{message.permission}/key:{pattern.lower()}"
+    return ""
+
+
+def _of_changed_keys(message: Message, present: dict[str, str], wanted: dict[str, str]) -> list[str]:
+    messages = model().messages
+    adding = messages.get(f"{message.cls}.add_to_{message.field}")
+    removing = messages.get(f"{message.cls}.remove_from_{message.field}")
+    if adding is None or removing is None or not adding.key_roles:
+        return []
+    found = [_listed(adding, key) for key, value in wanted.items() if present.get(key) != value]
+    found += [_listed(removing, key) for key in present if key not in wanted]
+    return [permission for permission in found if permission]
+
+
+def check(
+    session: Session, message: Message, arguments: Sequence[Any], present: dict[str, str] | None
+) -> None:
+    """Raises RBAC_PERMISSION_DENIED [permission, text]. Root, the local socket and the pool may do everything."""
+    if session.is_local_superuser:
+        return
+    for permission in needed(message, arguments, present):
+        require(session, permission)
+
+
+def require(session: Session, permission: str) -> None:
+    """Raises RBAC_PERMISSION_DENIED unless the session has this one permission."""
+    if session.is_local_superuser or permission in session.rbac_permissions:
+        return
+    allowed = permissions().get(permission, frozenset())
+    named = ", ".join(role for role in model().roles if role in allowed) or "none"
+    text = f"No permission in user session. (Roles with this permission: {named})"
+    raise Failure("RBAC_PERMISSION_DENIED", permission, text)
+
+
+def permissions_of(role: str) -> tuple[str, ...]:
+    """Every permission of a role, by name."""
+    return tuple(sorted(name for name, roles in permissions().items() if role in roles))
+
+
+def seed(db: Database) -> None:
+    """Make the role records: the roles, and every permission as a role without subroles. They are never stored."""
+    refs = {}
+    for name in permissions():
+        uuid = _uuid(name)
+        refs[name] = db.seed(Role, f"OpaqueRef:{uuid}", uuid=uuid, name_label=name, is_internal=True).ref
+    for name in model().roles:
+        uuid = _uuid(name)
+        subroles = tuple(refs[permission] for permission in permissions_of(name))
+        db.seed(
+            Role,
+            f"OpaqueRef:{uuid}",
+            uuid=uuid,
+            name_label=name,
+            subroles=subroles,
+            is_internal=name == "client-cert",
+        )
+
+
+def _uuid(name: str) -> str:
+    return str(uuids.UUID(bytes=hashlib.md5(name.encode(), usedforsecurity=False).digest()))

@@ -1,0 +1,104 @@
+"""Tasks: what a long call shows of itself, and how it is cancelled."""
+
+from __future__ import annotations
+
+import threading
+import uuid as uuids
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from kronos.datamodel.errors import Failure
+from kronos.datamodel.types import NULL, now
+from kronos.db.database import Database
+from kronos.db.records import Task as Row
+
+
+class Task:
+    """The task of one call: a row that clients see, or for a synchronous call only a name."""
+
+    def __init__(self, db: Database, label: str, row: Row | None = None) -> None:
+        self.db = db
+        self.row = row
+        self.ref = row.ref if row is not None else f"DummyRef:|{uuids.uuid4()}|{label}"
+        self._cancelled = threading.Event()
+        self._on_cancel: list[Callable[[], None]] = []
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def check(self) -> None:
+        """Raises TASK_CANCELLED once somebody asked for it; long work calls this between its steps."""
+        if self._cancelled.is_set():
+            raise Failure("TASK_CANCELLED", self.ref)
+
+    def progress(self, fraction: float) -> None:
+        """Show how far the work is, 0.0 to 1.0, and stop here if it was cancelled."""
+        self.check()
+        if self.row is not None:
+            self.row.progress = max(self.row.progress, min(1.0, fraction))
+
+    def on_cancel(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when the task is cancelled, at once if it already is."""
+        self._on_cancel.append(wake)
+        if self._cancelled.is_set():
+            wake()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+        for wake in self._on_cancel:
+            wake()
+
+    def finish(self, result: str = "") -> None:
+        self._end("success", result=result)
+
+    def fail(self, failure: Failure) -> None:
+        status = "cancelled" if failure.code == "TASK_CANCELLED" else "failure"
+        self._end(status, error_info=tuple(failure.description))
+
+    def _end(self, status: str, **fields: Any) -> None:
+        if self.row is not None:
+            ended = {"status": status, "progress": 1.0, "finished": now(), "allowed_operations": ()}
+            self.db.write(self.row, ended | {"current_operations": {}} | fields)
+
+
+class Tasks:
+    """The tasks in flight on this host, by reference."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.running: dict[str, Task] = {}
+
+    def start(self, label: str, description: str, session: str, host: str, *, subtask_of: str = NULL) -> Task:
+        """A task that clients see, pending."""
+        row = self.db.create(
+            Row,
+            name_label=label,
+            name_description=description,
+            created=now(),
+            status="pending",
+            resident_on=host,
+            session=session,
+            type="<none/>",
+            subtask_of=subtask_of,
+            allowed_operations=("cancel",),
+        )
+        task = Task(self.db, label, row)
+        self.running[row.ref] = task
+        return task
+
+    def ended(self, task: Task) -> None:
+        self.running.pop(task.ref, None)
+
+    def cancel(self, row: Row) -> None:
+        """Ask a task to stop. Raises OPERATION_NOT_ALLOWED for one that has no running work behind it."""
+        task = self.running.get(row.ref)
+        if task is None:
+            if row.status == "pending":
+                self.db.write(row, {"status": "cancelled", "finished": now(), "progress": 1.0})
+                return
+            raise Failure("OPERATION_NOT_ALLOWED", f"task {row.ref} is {row.status}")
+        with suppress(Failure):
+            self.db.write(row, {"current_operations": {row.ref: "cancel"}})
+        task.cancel()
