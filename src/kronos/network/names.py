@@ -1,0 +1,51 @@
+"""Names of bridges and network devices, checked before they reach the kernel, nft or a file's name."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from kronos.datamodel.errors import Failure
+
+# The kernel takes 15 bytes of nearly anything. Names also become nft identifiers, configuration lines and
+# directories here, so only what is plain in all of them passes; a leading dash would read as an option.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+
+
+def check_bridge(untrusted_name: str) -> str:
+    """`untrusted_name` as the name of a bridge. Raises INVALID_VALUE."""
+    return _checked("bridge", untrusted_name)
+
+
+def check_device(untrusted_name: str) -> str:
+    """`untrusted_name` as the name of a network device. Raises INVALID_VALUE."""
+    return _checked("device", untrusted_name)
+
+
+def check_mtu(mtu: int) -> int:
+    """`mtu` if a bridge can have it. Raises INVALID_VALUE."""
+    if not 68 <= mtu <= 65535:
+        raise invalid("MTU", str(mtu))
+    return mtu
+
+
+def port_name(vm_uuid: str, device: int) -> str:
+    """The tap of VIF number `device` (0 to 99) of a VM: stable, known before the VM starts, traceable by eye.
+
+    Nine hexadecimal digits of the uuid tell the VMs of one host apart (a thousand of them collide with a
+    chance of 7 in a million), and the number fits the 15 bytes that a name may have.
+    """
+    if not 0 <= device <= 99:
+        raise Failure("INVALID_DEVICE", str(device))
+    return f"tap{uuid.UUID(vm_uuid).hex[:9]}.{device}"
+
+
+def _checked(field: str, untrusted_name: str) -> str:
+    if not _NAME.fullmatch(untrusted_name):
+        raise invalid(field, untrusted_name)
+    return untrusted_name
+
+
+def invalid(field: str, value: str) -> Failure:
+    """The failure for a value that `field` cannot have."""
+    return Failure("INVALID_VALUE", field, value)
