@@ -35,9 +35,7 @@ def _editor_of(db: Database, message: Message) -> Implied | None:
 
 
 # Fields that the published contract shows as RW and the data model as custom, with no effect beyond the record.
-PLAIN_EDITORS = frozenset(
-    {("VM", "other_config"), ("VM", "platform"), ("VM", "blocked_operations"), ("task", "other_config")}
-)
+PLAIN_EDITORS = frozenset({("VM", "other_config"), ("VM", "platform"), ("VM", "blocked_operations")})
 
 
 def _kind(message: Message) -> type[Record]:

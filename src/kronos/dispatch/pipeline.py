@@ -19,6 +19,7 @@ from kronos.db.records import KINDS, Session
 from kronos.dispatch import roles
 from kronos.dispatch.answer import Answer, RecordAnswer
 from kronos.dispatch.call import INTERNAL, Call, Origin
+from kronos.dispatch.changes import Changes
 from kronos.dispatch.durability import Durability
 from kronos.dispatch.fields import VOID_ANSWER, Implied, implied
 from kronos.dispatch.hold import Holds
@@ -59,6 +60,7 @@ class Pipeline:
         self.tasks = Tasks(db)
         self.holds = Holds(db)
         self.durability = Durability(db, loop)
+        self.changes = Changes(db, loop)
         self.workers = ThreadPoolExecutor(WORKERS, "call")
         self.task_workers = ThreadPoolExecutor(TASKS, "task")
         self.routes: dict[str, Route] = {}
@@ -88,7 +90,7 @@ class Pipeline:
             return self._system_call(name, args)
         message = route.message
         arguments, session_ref = unmarshal(message, args, name)
-        session = self.sessions.require(session_ref) if message.session else None
+        session = self.sessions.require(session_ref, message.full_name) if message.session else None
         if route.asynchronous and not message.asynchronous:
             raise Fault(f"No async mode for this operation (rpc: {name})")
         if message.state == "removed":

@@ -21,6 +21,7 @@ class Task:
         self.db = db
         self.row = row
         self.ref = row.ref if row is not None else f"DummyRef:|{uuids.uuid4()}|{label}"
+        self.destroy_when_done = False
         self._cancelled = threading.Event()
         self._on_cancel: list[Callable[[], None]] = []
 
@@ -89,7 +90,10 @@ class Tasks:
         return task
 
     def ended(self, task: Task) -> None:
+        """The work behind a task is over; a task that its owner destroyed meanwhile goes now."""
         self.running.pop(task.ref, None)
+        if task.destroy_when_done and task.row is not None:
+            self.db.delete(task.row)
 
     def cancel(self, row: Row) -> None:
         """Ask a task to stop. Raises OPERATION_NOT_ALLOWED for one that has no running work behind it."""
