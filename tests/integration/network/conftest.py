@@ -47,6 +47,7 @@ class Namespace:
         self.name = f"kronet-{os.getpid()}-{next(_numbers)}"
         subprocess.run(["ip", "netns", "add", self.name], check=True)
         self.run("ip", "link", "set", "lo", "up")
+        self.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")
 
     def run(self, *argv: str, check: bool = True, timeout: float = 20) -> str:
         done = subprocess.run(
@@ -58,16 +59,24 @@ class Namespace:
 
     def popen(self, *argv: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["ip", "netns", "exec", self.name, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["ip", "netns", "exec", self.name, *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
-    def pings(self, address: str, count: int = 1) -> bool:
-        done = subprocess.run(
-            ["ip", "netns", "exec", self.name, "ping", "-n", "-c", str(count), "-i", "0.1", "-W", "1", address],
-            capture_output=True,
-            timeout=20,
-        )
-        return done.returncode == 0
+    def pings(self, address: str) -> bool:
+        """Whether an answer comes; waits long enough for a busy machine."""
+        self.run("ip", "neigh", "flush", "all")
+        return self._ping(address, "-W", "2")
+
+    def is_cut_off_from(self, address: str) -> bool:
+        """Whether no answer comes within a time that is ample when one can."""
+        return not self._ping(address, "-W", "0.4")
+
+    def _ping(self, address: str, *options: str) -> bool:
+        argv = ["ip", "netns", "exec", self.name, "ping", "-n", "-c", "1", *options, address]
+        return subprocess.run(argv, capture_output=True, timeout=20).returncode == 0
 
     def remove(self) -> None:
         subprocess.run(["ip", "netns", "del", self.name], check=True)
@@ -109,7 +118,7 @@ def guest(host: Namespace) -> Iterator[Callable[..., Namespace]]:
             undo.callback(namespace.remove)
             join(host, namespace, device, bridge, mac)
             if address:
-                namespace.run("ip", "addr", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
+                namespace.run("ip", "addr", "add", address, "dev", "eth0")
             return namespace
 
         yield make

@@ -67,7 +67,9 @@ def test_bridges_come_by_name(driver: NetworkDriver) -> None:
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_a_name_that_could_mean_something_else_is_refused_everywhere(driver: NetworkDriver, name: str) -> None:
+def test_a_name_that_could_mean_something_else_is_refused_everywhere(
+    driver: NetworkDriver, name: str
+) -> None:
     driver.create_bridge("xenbr0")
     refused("INVALID_VALUE", driver.create_bridge, name)
     refused("INVALID_VALUE", driver.destroy_bridge, name)
@@ -179,9 +181,7 @@ def test_two_bridges_cannot_serve_one_subnet(driver: NetworkDriver) -> None:
     driver.create_bridge("xenapi")
     driver.create_bridge("other")
     driver.serve_addresses("xenapi", INTERNAL)
-    part = Subnet(
-        IPv4Interface("169.254.9.1/24"), IPv4Address("169.254.9.2"), IPv4Address("169.254.9.9")
-    )
+    part = Subnet(IPv4Interface("169.254.9.1/24"), IPv4Address("169.254.9.2"), IPv4Address("169.254.9.9"))
     refused("OPERATION_NOT_ALLOWED", driver.serve_addresses, "other", part)
 
 
