@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -111,7 +111,9 @@ class Platform:
     vnc: bool = True
     serial: bool = True
     agent: bool = True
+    panic: bool = True
     hotplug: bool = True
+    machine: Literal["q35", "pc"] = "q35"
     keymap: str = "en-us"
 
 
@@ -334,10 +336,16 @@ class Hypervisor(ABC):
         """The VM's screen as a PNG or PPM image."""
         raise Failure("VM_LACKS_FEATURE", uuid)
 
-    def snapshot_disk(self, uuid: str, device: int, overlay: Path) -> None:
-        """From this moment write to `overlay`, a qcow2 file that exists and is backed by the disk's present
-        file."""
+    def snapshot_disks(self, uuid: str, overlays: Mapping[int, Path]) -> None:
+        """From one moment on write to these files instead, one for each device number, all or none of them.
+
+        They exist, are qcow2 and are backed by the disks' present files, which change no more.
+        """
         raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def snapshot_disk(self, uuid: str, device: int, overlay: Path) -> None:
+        """snapshot_disks for one."""
+        self.snapshot_disks(uuid, {device: overlay})
 
     def resize_disk(self, uuid: str, device: int, size: int) -> None:
         """Grow a disk of a live VM to `size` bytes."""
@@ -358,6 +366,9 @@ class Hypervisor(ABC):
     def set_vcpus(self, uuid: str, vcpus: int) -> None:
         """Change the number of virtual CPUs of a live VM, up to vcpus_max."""
         raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def forget(self, uuid: str) -> None:  # noqa: B027 - optional
+        """The VM's record is gone: drop what is kept of halted VMs (the log of the serial console)."""
 
     def rename(self, uuid: str, name: str) -> None:  # noqa: B027 - optional
         """Tell the layer below the VM's new name, for those who look there."""

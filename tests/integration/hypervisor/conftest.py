@@ -1,0 +1,99 @@
+"""A libvirtd of the tests' own, and guests of one page that do as they are told."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from kronos.hypervisor.base import DirectKernel, Domain, Platform
+from kronos.hypervisor.kvm import QEMU
+from kronos.system.libvirtd import PrivateLibvirtd
+
+HERE = Path(__file__).parent
+
+
+def load(name: str) -> ModuleType:
+    """A module of the unit tests, which are no package."""
+    path = HERE.parents[1] / "unit" / "hypervisor" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"unit_hypervisor_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+World = load("conftest").World
+
+
+@dataclass
+class RealWorld(World):  # type: ignore[misc, valid-type]
+    """World with guests that take the kernel `obedient.S`."""
+
+    kernel: Path = Path()
+
+    def domain(self, **changes: Any) -> Domain:
+        changes.setdefault("boot", DirectKernel(self.kernel))
+        changes.setdefault("platform", Platform(vga="none", usb=False))
+        return super().domain(**changes)  # type: ignore[no-any-return]
+
+    def log(self, uuid: str) -> bytes:
+        return bytes(self.hypervisor.places.serial_log(uuid).read_bytes())
+
+    def ready(self, uuid: str) -> None:
+        until = time.monotonic() + 20
+        while b"ready" not in self.log(uuid):
+            assert time.monotonic() < until, "the guest did not come up"
+            time.sleep(0.01)
+
+    def say(self, uuid: str, text: bytes) -> None:
+        """Type on the guest's serial console."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(os.fspath(self.hypervisor.serial(uuid).socket))
+            line.sendall(text)
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("guest")
+    subprocess.run(["as", "--32", HERE / "obedient.S", "-o", directory / "o"], check=True)
+    link = ["ld", "-m", "elf_i386", "-Ttext", "0x100000", "-e", "0x100000", "--oformat", "binary"]
+    subprocess.run([*link, directory / "o", "-o", directory / "guest"], check=True)
+    return directory / "guest"
+
+
+@pytest.fixture(scope="session")
+def libvirtd() -> Iterator[PrivateLibvirtd]:
+    if os.geteuid() != 0:
+        pytest.skip("a libvirtd of one's own needs root")
+    directory = Path(tempfile.mkdtemp(prefix="kh-", dir="/tmp"))  # short: unix sockets lie below
+    daemon = PrivateLibvirtd(directory)
+    daemon.start()
+    yield daemon
+    daemon.stop()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def world(libvirtd: PrivateLibvirtd, kernel: Path, tmp_path: Path) -> Iterator[RealWorld]:
+    hypervisor = QEMU(libvirtd.start(), libvirtd.directory / "vm")
+    made = RealWorld(hypervisor, tmp_path, hypervisor.settle, kernel=kernel)
+    hypervisor.watch(made.events.append)
+    yield made
+    for uuid in made.states():
+        hypervisor.destroy(uuid)
+    hypervisor.close()
