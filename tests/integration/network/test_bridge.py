@@ -10,6 +10,7 @@ import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
 from kronos.datamodel.errors import Failure
+from kronos.network import firewall
 from kronos.network.bridge import BridgeNetwork
 
 pytestmark = pytest.mark.integration
@@ -72,8 +73,13 @@ def test_guests_do_not_change_a_bridges_mac(network: BridgeNetwork, guest: Calla
     assert (bridge.mac, bridge.members) == (before, ("tap0.0",))
 
 
-def test_guests_cannot_reach_the_host_by_an_address_nobody_gave_it(host: Any, network: BridgeNetwork) -> None:
+def test_guests_cannot_reach_the_host_by_an_address_nobody_gave_it(
+    host: Any, network: BridgeNetwork, guest: Callable[..., Any]
+) -> None:
     network.create_bridge("xapi0")
+    one = guest("tap0.0", "xapi0")
+    link_local = firewall.link_local(network.bridges()[0].mac)
+    assert one.is_cut_off_from(f"{link_local}%eth0")
     assert host.run("ip", "-o", "addr", "show", "dev", "xapi0") == ""
 
 

@@ -22,6 +22,9 @@ LOCKED = VifPort("tap0.0", MAC, LockingMode.LOCKED, ALLOWED)
 LOCKED_IPV6 = VifPort("tap0.0", MAC, LockingMode.LOCKED, (), (IPv6Address("fd00::1"),))
 
 
+ROUTER_ADVERTISEMENT, NEIGHBOR_ADVERTISEMENT = 134, 136
+
+
 class Guests(NamedTuple):
     one: Any
     """10.0.0.1, fd00::1: the guest whose port has the rules."""
@@ -73,9 +76,10 @@ def test_a_locked_guest_cannot_take_another_address(network: BridgeNetwork, gues
 
 def test_a_locked_guest_cannot_take_another_mac(network: BridgeNetwork, guests: Guests) -> None:
     network.secure(LOCKED)
+    assert arrives(guests.one, guests.other, source=("10.0.0.1", 5000), target=("10.0.0.255", 5000))
     use_mac(guests.one, "02:00:00:00:00:99")
     assert guests.one.is_cut_off_from("10.0.0.2")
-    assert guests.one.is_cut_off_from("10.0.0.254")
+    assert not arrives(guests.one, guests.other, source=("10.0.0.1", 5000), target=("10.0.0.255", 5000))
 
 
 def test_a_guest_locked_to_ipv4_has_no_ipv6(network: BridgeNetwork, guests: Guests) -> None:
@@ -110,6 +114,18 @@ def test_a_guest_locked_to_ipv6_can_look_whether_its_address_is_free(
     while "dadfailed" not in guests.one.run("ip", "addr", "show", "eth0"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_guest_locked_to_ipv6_cannot_tell_others_that_an_address_is_its_own(
+    network: BridgeNetwork, guests: Guests
+) -> None:
+    network.secure(LOCKED_IPV6)
+    assert advertises(guests, "fd00::1")
+    assert not advertises(guests, "fd00::9")
+    assert not advertises(guests, "fd00::9", kind=ROUTER_ADVERTISEMENT)
+    network.secure(VifPort("tap0.0", MAC))
+    assert advertises(guests, "fd00::9")
+    assert advertises(guests, "fd00::9", kind=ROUTER_ADVERTISEMENT)
 
 
 def test_a_locked_guest_can_ask_for_a_lease_and_cannot_give_one(
@@ -234,6 +250,29 @@ try:
 except TimeoutError:
     print("nothing")
 """
+ADVERTISE = """
+import socket, sys
+message = bytes([int(sys.argv[1]), 0, 0, 0, 0x20, 0, 0, 0]) + socket.inet_pton(socket.AF_INET6, sys.argv[2])
+sender = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+sender.bind(("fd00::1", 0))
+sender.sendto(message, ("ff02::1", 0, 0, socket.if_nametoindex("eth0")))
+"""
+HEAR_ADVERTISEMENT = """
+import socket, sys, time
+receiver = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+print("ready", flush=True)
+end = time.monotonic() + 0.7
+while (left := end - time.monotonic()) > 0:
+    receiver.settimeout(left)
+    try:
+        message = receiver.recv(1000)
+    except TimeoutError:
+        break
+    if message[0] == int(sys.argv[1]) and message[8:24] == socket.inet_pton(socket.AF_INET6, sys.argv[2]):
+        print("heard")
+        break
+"""
 SINK = """
 import socket, time
 with socket.create_server(("0.0.0.0", 5001)) as server:
@@ -272,6 +311,14 @@ def arrives(sender: Any, receiver: Any, source: tuple[str, int], target: tuple[s
         if source[0] == "0.0.0.0":
             sender.run("ip", "addr", "add", "10.0.0.1/24", "dev", "eth0")
         return listening.communicate()[0].strip() == "300"
+
+
+def advertises(guests: Guests, address: str, kind: int = NEIGHBOR_ADVERTISEMENT) -> bool:
+    """Whether the guest's claim to `address` reaches its neighbour."""
+    with guests.other.popen(sys.executable, "-c", HEAR_ADVERTISEMENT, str(kind), address) as listening:
+        assert listening.stdout.readline() == "ready\n"
+        guests.one.run(sys.executable, "-c", ADVERTISE, str(kind), address)
+        return bool(listening.communicate()[0].strip() == "heard")
 
 
 def throughput(sender: Any, receiver: Any, address: str, seconds: float) -> float:
