@@ -1,0 +1,3 @@
+"""Kronos: a XenAPI toolstack for stock Linux distributions."""
+
+__version__ = "0.1.0"

@@ -150,6 +150,17 @@ class Database:
         """Call `wake` after every transaction, from whichever thread wrote; it must not block."""
         self._woken.append(wake)
 
+    @contextmanager
+    def listening(self, wake: Callable[[], None]) -> Iterator[None]:
+        """on_commit for as long as the block runs."""
+        with self.lock:
+            self._woken.append(wake)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._woken.remove(wake)
+
     def create(self, kind: type[R], ref: str = "", **fields: Any) -> R:
         """A new row; fields left out take their default, `uuid` a new one."""
         cls = kind.kind

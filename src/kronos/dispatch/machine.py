@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kronos.boot.tiny_guest import TinyGuest
 from kronos.hypervisor.base import Hypervisor
 from kronos.network.base import NetworkDriver
 from kronos.storage.base import StorageDriver
+from kronos.system.intents import Intents
 
 
 @dataclass(slots=True)
@@ -17,14 +17,15 @@ class Machine:
     """The drivers and paths of one host.
 
     `open_storage(type, sr_uuid, device_config)` makes the driver of one storage repository;
-    `storage` holds those that are plugged in, by SR uuid.
+    `storage` holds those that are plugged in, by SR uuid; `kernels` are the folders whose files a VM may boot.
     """
 
     hypervisor: Hypervisor
     network: NetworkDriver
     state: Path
+    intents: Intents
     open_storage: Callable[[str, str, dict[str, str]], StorageDriver]
     host_ref: str = ""
+    kernels: tuple[Path, ...] = ()
     storage: dict[str, StorageDriver] = field(default_factory=dict)
-    tiny_guest: Callable[[], TinyGuest] | None = None
     authenticate: Callable[[str, str], None] | None = None

@@ -143,6 +143,7 @@ class Pipeline:
 
     def _work(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Answer:
         """A handler with its hold, on a worker thread. What is not a Failure becomes INTERNAL_ERROR."""
+        mine = self.tasks.running.setdefault(call.task.ref, call.task) is call.task and call.task.row is None
         try:
             with self._hold(handler, call, arguments):
                 return answer_of(handler.message, handler.function(call, *arguments))
@@ -151,6 +152,9 @@ class Pipeline:
         except Exception as error:  # a defect must not take the daemon along
             log.exception("%s failed", handler.message.full_name)
             raise Failure("INTERNAL_ERROR", f"{type(error).__name__}: {error}") from error
+        finally:
+            if mine:
+                self.tasks.ended(call.task)
 
     def _hold(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Any:
         if not handler.holds:

@@ -70,9 +70,9 @@ class Disk:
 
 @dataclass(frozen=True)
 class Interface:
-    """One VIF. With `tap` the device of that name is the caller's, made and joined to its network before the
-    start; with `bridge` alone the hypervisor makes one and joins it to that bridge. `model` as in
-    Disk.bus."""
+    """One VIF. With `bridge` the hypervisor makes a tap and joins it to that bridge, under the name `tap` if one
+    is given; with `tap` alone the device is the caller's, made and joined to its network before the start.
+    `model` as in Disk.bus."""
 
     device: int
     mac: str

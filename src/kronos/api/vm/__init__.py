@@ -1,0 +1,1 @@
+"""VM: one module a family of messages."""

@@ -1,0 +1,94 @@
+"""Guest metrics: what the agent inside a guest tells of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from kronos.datamodel.errors import Failure
+from kronos.datamodel.types import NULL, now
+from kronos.db.database import Database
+from kronos.db.records import VIF, VM, Network, VM_guest_metrics
+from kronos.dispatch.machine import Machine
+from kronos.hypervisor.base import GuestInfo
+
+log = logging.getLogger(__name__)
+
+# An agent answers before the guest has its addresses: look again at these seconds, then leave it alone.
+LOOKS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+
+
+def refresh_later(db: Database, machine: Machine, vm: VM) -> None:
+    """Ask the agent now and a few times more until the guest has an address, on a thread of its own."""
+    threading.Thread(target=_look, args=(db, machine, vm, vm.domid), name="guest", daemon=True).start()
+
+
+def _look(db: Database, machine: Machine, vm: VM, domid: int) -> None:
+    for pause in LOOKS:
+        time.sleep(pause)
+        if vm.ref not in db.rows or vm.power_state != "Running" or vm.domid != domid:
+            return
+        try:
+            info = machine.hypervisor.guest_info(vm.uuid)
+        except Failure as failure:
+            log.debug("Agent of %s: %s", vm.uuid, failure)
+            continue
+        write(db, vm, info)
+        if info.networks:
+            return
+
+
+def write(db: Database, vm: VM, info: GuestInfo) -> None:
+    """Put what an agent told into the VM's guest metrics record."""
+    by_mac = {db.get(VIF, ref).MAC.lower(): db.get(VIF, ref) for ref in vm.VIFs}
+    networks: dict[str, str] = {}
+    for mac, addresses in info.networks.items():
+        vif = by_mac.get(mac)
+        if vif is None:
+            continue
+        four = [address for address in addresses if ":" not in address]
+        six = [address for address in addresses if ":" in address]
+        networks |= {f"{vif.device}/ipv4/{i}": address for i, address in enumerate(four)}
+        networks |= {f"{vif.device}/ipv6/{i}": address for i, address in enumerate(six)}
+        if four:
+            networks[f"{vif.device}/ip"] = four[0]
+            _assign(db, vif, four[0])
+    features = ("feature-suspend", "feature-shutdown", "feature-reboot", "feature-poweroff")
+    fields: dict[str, Any] = {
+        "os_version": dict(info.os),
+        "networks": networks,
+        "other": dict.fromkeys(features, "1"),
+        "live": True,
+        "last_updated": now(),
+        "PV_drivers_detected": True,
+        "PV_drivers_up_to_date": True,
+        "PV_drivers_version": {"major": "1", "minor": "0", "micro": "0", "build": "0"},
+        "can_use_hotplug_vbd": "yes",
+        "can_use_hotplug_vif": "yes",
+    }
+    with db.transaction():
+        row = db.find(VM_guest_metrics, vm.guest_metrics)
+        if vm.power_state not in ("Running", "Paused"):
+            return
+        if row is None:
+            row = db.create(VM_guest_metrics, **fields)
+            vm.guest_metrics = row.ref
+        else:
+            db.write(row, fields)
+
+
+def _assign(db: Database, vif: VIF, address: str) -> None:
+    network = db.find(Network, vif.network)
+    if network is not None and network.assigned_ips.get(vif.ref) != address:
+        network.assigned_ips = network.assigned_ips | {vif.ref: address}
+
+
+def forget(db: Database, vm: VM) -> None:
+    """The agent is gone, and with it what is known of the inside."""
+    row = db.find(VM_guest_metrics, vm.guest_metrics)
+    with db.transaction():
+        vm.guest_metrics = NULL
+        if row is not None:
+            db.delete(row)

@@ -1,0 +1,313 @@
+"""VM's power: start, pause, suspend, resume, shut down, reboot.
+
+Each step that takes something pushes its undoing on an ExitStack; the record changes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from kronos.api.vm import state
+from kronos.api.vm.backing import attach, attach_disks, bring_up_networks, driver_of, secure_ports
+from kronos.datamodel.errors import Failure
+from kronos.datamodel.types import NULL
+from kronos.db.records import SR, VDI, VM, Host, Pool
+from kronos.dispatch.call import Call
+from kronos.dispatch.registry import message
+from kronos.hypervisor.base import Domain
+from kronos.rules import domain as domains
+from kronos.rules import placement
+
+CLEAN_SHUTDOWN_PATIENCE = 20 * 60.0
+"""Seconds that a guest may take to shut itself down before the call fails; the guest is left as it is."""
+
+
+def _vm(call: Call, ref: str) -> VM:
+    return call.db.get(VM, ref)
+
+
+@contextlib.contextmanager
+def named_by_reference(vm: VM) -> Iterator[None]:
+    """A driver names VMs by uuid; clients know references."""
+    try:
+        yield
+    except Failure as failure:
+        raise Failure(failure.code, *(vm.ref if p == vm.uuid else p for p in failure.params)) from failure
+
+
+# --- starting --------------------------------------------------------------------------------------------------------
+
+
+@message("VM.start", holds="start")
+def start(call: Call, vm: str, start_paused: bool, force: bool) -> None:
+    """Boot a halted VM on the host that placement picks.
+
+    Raises NO_HOSTS_AVAILABLE, HOST_NOT_ENOUGH_FREE_MEMORY, VM_REQUIRES_SR, VM_REQUIRES_NETWORK.
+    """
+    row = _vm(call, vm)
+    placement.choose(call.db, row)
+    boot(call, row, paused=start_paused)
+
+
+@message("VM.start_on", holds="start_on")
+def start_on(call: Call, vm: str, host: str, start_paused: bool, force: bool) -> None:
+    """Boot a halted VM on one host. Raises what keeps it from running there."""
+    row = _vm(call, vm)
+    placement.assert_can_boot_here(call.db, row, call.db.get(Host, host))
+    boot(call, row, paused=start_paused)
+
+
+def boot(call: Call, vm: VM, *, paused: bool) -> None:
+    """Attach what a VM needs and let it run here; on a failure everything is let go again."""
+    state.starting(vm)
+    with named_by_reference(vm), ExitStack() as undo:
+        described = describe(call, vm, undo)
+        call.task.progress(0.5)
+        domid = call.machine.hypervisor.start(described, paused=paused)
+        undo.pop_all()
+    state.started(call.db, call.machine, vm, domid, paused=paused)
+    if vm.start_delay:
+        time.sleep(vm.start_delay)
+
+
+def describe(call: Call, vm: VM, undo: ExitStack) -> Domain:
+    """The VM as the hypervisor is to run it, with everything that it needs attached."""
+    bring_up_networks(call, vm)
+    attachments = attach_disks(call, vm, undo)
+    secure_ports(call, vm, undo)
+    return domains.describe(call.db, vm, attachments, kernels=call.machine.kernels)
+
+
+# --- pausing ---------------------------------------------------------------------------------------------------------
+
+
+@message("VM.pause", holds="pause")
+def pause(call: Call, vm: str) -> None:
+    """Stop a running VM's processors."""
+    row = _vm(call, vm)
+    with named_by_reference(row):
+        call.machine.hypervisor.pause(row.uuid)
+    row.power_state = "Paused"
+
+
+@message("VM.unpause", holds="unpause")
+def unpause(call: Call, vm: str) -> None:
+    """Let a paused VM go on."""
+    row = _vm(call, vm)
+    with named_by_reference(row):
+        call.machine.hypervisor.unpause(row.uuid)
+    row.power_state = "Running"
+
+
+# --- suspending ------------------------------------------------------------------------------------------------------
+
+
+@message("VM.suspend", holds="suspend")
+def suspend(call: Call, vm: str) -> None:
+    """Write a running VM's memory to a new VDI on its suspend SR, and end the run.
+
+    Raises VM_NO_SUSPEND_SR [vm].
+    """
+    row = _vm(call, vm)
+    sr = suspend_sr(call, row)
+    # The saved state is a little more than the memory: devices and the page tables of the format.
+    size = row.memory_static_max + row.memory_static_max // 64 + (64 << 20)
+    with named_by_reference(row), ExitStack() as undo:
+        ref = call.invoke(
+            "VDI.create",
+            {
+                "name_label": "Suspend image",
+                "name_description": f"Suspend image of {row.name_label}",
+                "SR": sr.ref,
+                "virtual_size": size,
+                "type": "suspend",
+                "sharable": False,
+                "read_only": False,
+                "other_config": {},
+                "sm_config": {"type": "raw"},
+            },
+        )
+        undo.callback(call.invoke, "VDI.destroy", ref)
+        vdi = call.db.get(VDI, ref)
+        attachment = attach(call, vdi, writable=True, undo=undo)
+        call.task.progress(0.1)
+        call.machine.hypervisor.suspend(row.uuid, attachment.path)
+        undo.pop_all()
+    driver_of(call, vdi).volume_detach(vdi.uuid)
+    row.suspend_VDI = ref
+    state.suspended(call.db, call.machine, row)
+
+
+def suspend_sr(call: Call, vm: VM) -> SR:
+    """Where a VM's memory goes: its own suspend SR, its host's, the pool's, or the pool's default SR."""
+    pool = call.db.all(Pool)[0]
+    for ref in (vm.suspend_SR, call.host.suspend_image_sr, pool.suspend_image_SR, pool.default_SR):
+        sr = call.db.find(SR, ref)
+        if sr is not None:
+            return sr
+    raise Failure("VM_NO_SUSPEND_SR", vm.ref)
+
+
+@message("VM.resume", holds="resume")
+def resume(call: Call, vm: str, start_paused: bool, force: bool) -> None:
+    """Bring a suspended VM back on the host that placement picks."""
+    row = _vm(call, vm)
+    placement.choose(call.db, row)
+    wake(call, row, paused=start_paused)
+
+
+@message("VM.resume_on", holds="resume_on")
+def resume_on(call: Call, vm: str, host: str, start_paused: bool, force: bool) -> None:
+    """Bring a suspended VM back on one host."""
+    row = _vm(call, vm)
+    placement.assert_can_boot_here(call.db, row, call.db.get(Host, host))
+    wake(call, row, paused=start_paused)
+
+
+def wake(call: Call, vm: VM, *, paused: bool) -> None:
+    """Restore a VM's memory from its suspend VDI, and destroy that."""
+    state.starting(vm)
+    image = call.db.find(VDI, vm.suspend_VDI)
+    if image is None:
+        raise Failure("VM_HAS_NO_SUSPEND_VDI", vm.ref)
+    with named_by_reference(vm), ExitStack() as undo:
+        described = describe(call, vm, undo)
+        with ExitStack() as image_open:
+            attachment = attach(call, image, writable=False, undo=image_open)
+            call.task.progress(0.3)
+            domid = call.machine.hypervisor.resume(described, attachment.path, paused=paused)
+        undo.pop_all()
+    state.started(call.db, call.machine, vm, domid, paused=paused, devices=False)
+    vm.suspend_VDI = NULL
+    call.invoke("VDI.destroy", image.ref)
+
+
+# --- ending ----------------------------------------------------------------------------------------------------------
+
+
+@message("VM.clean_shutdown", holds="clean_shutdown")
+def clean_shutdown(call: Call, vm: str) -> None:
+    """Ask the guest to shut down and wait until it has. Raises VM_SHUTDOWN_TIMEOUT, TASK_CANCELLED."""
+    row = _vm(call, vm)
+    with named_by_reference(row):
+        call.machine.hypervisor.shutdown(row.uuid)
+    await_state(call, row, lambda: row.power_state == "Halted")
+
+
+@message("VM.hard_shutdown", holds="hard_shutdown")
+def hard_shutdown(call: Call, vm: str) -> None:
+    """Cut a VM's power; of a suspended one, throw the saved memory away."""
+    row = _vm(call, vm)
+    cancel_others(call, row)
+    if row.power_state == "Suspended":
+        drop_suspend_image(call, row)
+    else:
+        power_off(call, row)
+    state.halted(call.db, call.machine, row)
+
+
+@message("VM.shutdown", holds="shutdown")
+def shutdown(call: Call, vm: str) -> None:
+    """Shut down cleanly if the guest obeys, by force otherwise."""
+    row = _vm(call, vm)
+    if row.power_state == "Running":
+        try:
+            call.machine.hypervisor.shutdown(row.uuid)
+            await_state(call, row, lambda: row.power_state == "Halted", patience=60.0)
+        except Failure as failure:
+            if failure.code == "TASK_CANCELLED":
+                raise
+        else:
+            return
+    if row.power_state == "Suspended":
+        drop_suspend_image(call, row)
+    elif row.power_state != "Halted":
+        power_off(call, row)
+    state.halted(call.db, call.machine, row)
+
+
+def power_off(call: Call, vm: VM) -> None:
+    """End a VM's run. That it has ended meanwhile is as good."""
+    try:
+        with named_by_reference(vm):
+            call.machine.hypervisor.destroy(vm.uuid)
+    except Failure as failure:
+        if failure.code != "VM_BAD_POWER_STATE":
+            raise
+
+
+def drop_suspend_image(call: Call, vm: VM) -> None:
+    image = call.db.find(VDI, vm.suspend_VDI)
+    vm.suspend_VDI = NULL
+    if image is not None:
+        call.invoke("VDI.destroy", image.ref)
+
+
+@message("VM.clean_reboot", holds="clean_reboot")
+def clean_reboot(call: Call, vm: str) -> None:
+    """Ask the guest to reboot and wait until it does. Raises VM_SHUTDOWN_TIMEOUT, TASK_CANCELLED."""
+    row = _vm(call, vm)
+    before = state.metrics_of(call.db, row).start_time
+    with named_by_reference(row):
+        call.machine.hypervisor.reboot(row.uuid)
+
+    def rebooted() -> bool:
+        return row.power_state != "Running" or state.metrics_of(call.db, row).start_time != before
+
+    await_state(call, row, rebooted)
+    if row.power_state == "Halted":
+        # A guest that cannot reboot by itself has halted: start it again as it is described now.
+        boot(call, row, paused=False)
+
+
+@message("VM.hard_reboot", holds="hard_reboot")
+def hard_reboot(call: Call, vm: str) -> None:
+    """Cut a VM's power and boot it again, with whatever changed in its record."""
+    row = _vm(call, vm)
+    cancel_others(call, row)
+    power_off(call, row)
+    state.halted(call.db, call.machine, row)
+    boot(call, row, paused=False)
+
+
+@message("VM.power_state_reset")
+def power_state_reset(call: Call, vm: str) -> None:
+    """Write down that a VM is Halted, without asking the hypervisor: for a host that is lost.
+
+    Raises VM_BAD_POWER_STATE where the VM is known to run here.
+    """
+    row = _vm(call, vm)
+    if row.is_control_domain:
+        raise Failure("OPERATION_NOT_ALLOWED", "The control domain is always running")
+    if row.uuid in {status.uuid for status in call.machine.hypervisor.statuses()}:
+        power_off(call, row)
+    row.suspend_VDI = NULL
+    state.halted(call.db, call.machine, row)
+
+
+def cancel_others(call: Call, vm: VM) -> None:
+    """A forced operation ends the gentle ones that are in its way."""
+    for ref in [ref for ref in vm.current_operations if ref != call.task.ref]:
+        running = call.pipeline.tasks.running.get(ref)
+        if running is not None:
+            running.cancel()
+
+
+def await_state(
+    call: Call, vm: VM, reached: Callable[[], bool], patience: float = CLEAN_SHUTDOWN_PATIENCE
+) -> None:
+    """Wait, without polling, until a VM's records say so. Raises VM_SHUTDOWN_TIMEOUT [vm, seconds]."""
+    woken = threading.Event()
+    call.task.on_cancel(woken.set)
+    with call.db.listening(woken.set):
+        deadline = time.monotonic() + patience
+        while not reached():
+            call.task.check()
+            left = deadline - time.monotonic()
+            if left <= 0 or not woken.wait(left):
+                raise Failure("VM_SHUTDOWN_TIMEOUT", vm.ref, str(int(patience)))
+            woken.clear()

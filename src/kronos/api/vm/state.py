@@ -1,0 +1,192 @@
+"""Power states: what the records say once a VM runs, halts or is suspended, whoever caused it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from kronos.datamodel.errors import Failure
+from kronos.datamodel.types import NULL, now
+from kronos.db.database import Database
+from kronos.db.records import SR, VBD, VDI, VIF, VM, Console, Host_metrics, VM_guest_metrics, VM_metrics
+from kronos.db.records import Host as HostRow
+from kronos.dispatch.machine import Machine
+from kronos.rules.domain import tap_name
+from kronos.system import hardware
+
+log = logging.getLogger(__name__)
+
+STARTING = frozenset({"start", "start_on", "resume", "resume_on", "hard_reboot"})
+
+_turn = threading.Lock()
+_early: set[str] = set()
+
+
+def starting(vm: VM) -> None:
+    """A start begins: what was heard of an earlier run of this VM no longer counts."""
+    with _turn:
+        _early.discard(vm.uuid)
+
+
+def started(
+    db: Database, machine: Machine, vm: VM, domid: int, *, paused: bool, devices: bool = True
+) -> None:
+    """The VM runs here. If it ended before this could be written, it is Halted again at once."""
+    host = db.get(HostRow, machine.host_ref)
+    with _turn:
+        with db.transaction():
+            _write_started(db, machine, vm, domid, paused=paused)
+            if devices:
+                for vbd in (db.get(VBD, ref) for ref in vm.VBDs):
+                    vbd.currently_attached = True
+                for vif in (db.get(VIF, ref) for ref in vm.VIFs):
+                    vif.currently_attached = True
+            _consoles(db, vm, host)
+        ended_early = vm.uuid in _early
+        _early.discard(vm.uuid)
+    if ended_early:
+        halted(db, machine, vm)
+    refresh_memory(db, machine)
+
+
+def _write_started(db: Database, machine: Machine, vm: VM, domid: int, *, paused: bool) -> None:
+    fields: dict[str, Any] = {
+        "power_state": "Paused" if paused else "Running",
+        "resident_on": machine.host_ref,
+        "scheduled_to_be_resident_on": NULL,
+        "domid": domid,
+        "memory_target": vm.memory_dynamic_max,
+        "last_boot_CPU_flags": {},
+        "requires_reboot": False,
+    }
+    if vm.ha_restart_priority == "restart":
+        fields["ha_always_run"] = True
+    db.write(vm, fields)
+    metrics = metrics_of(db, vm)
+    db.write(
+        metrics,
+        {
+            "memory_actual": vm.memory_dynamic_max,
+            "VCPUs_number": vm.VCPUs_at_startup,
+            "start_time": now(),
+            "last_updated": now(),
+            "hvm": vm.domain_type in ("hvm", "unspecified"),
+            "current_domain_type": vm.domain_type,
+            "state": (),
+        },
+    )
+
+
+def metrics_of(db: Database, vm: VM) -> VM_metrics:
+    """The VM's metrics record, made where a client created the VM without one."""
+    row = db.find(VM_metrics, vm.metrics)
+    if row is None:
+        row = db.create(VM_metrics)
+        vm.metrics = row.ref
+    return row
+
+
+def _consoles(db: Database, vm: VM, host: HostRow) -> None:
+    """A screen and a serial line for a running VM, at addresses that clients can open."""
+    present = {db.get(Console, ref).protocol: db.get(Console, ref) for ref in vm.consoles}
+    for protocol in ("rfb", "vt100"):
+        if protocol == "rfb" and vm.platform.get("vga") == "none":
+            continue
+        row = present.get(protocol) or db.create(Console, VM=vm.ref, protocol=protocol)
+        location = f"https://{host.address}/console?uuid={row.uuid}"
+        db.write(row, {"location": location})
+
+
+def heard_halted(db: Database, machine: Machine, vm: VM) -> None:
+    """The hypervisor says that the VM is gone. While it is being started, the starter is told instead."""
+    with _turn:
+        if STARTING & set(vm.current_operations.values()):
+            _early.add(vm.uuid)
+            return
+    halted(db, machine, vm)
+
+
+def halted(db: Database, machine: Machine, vm: VM) -> None:
+    """The VM is gone: its records say so, and what it used is free. Harmless when it was Halted before."""
+    with db.transaction():
+        if vm.power_state == "Halted" or vm.is_a_template or vm.is_a_snapshot:
+            return
+        disks = _attached_disks(db, vm)
+        for vbd in (db.get(VBD, ref) for ref in vm.VBDs):
+            db.write(vbd, {"currently_attached": False, "current_operations": {}})
+        taps = interfaces_of(db, vm)
+        for vif in (db.get(VIF, ref) for ref in vm.VIFs):
+            db.write(vif, {"currently_attached": False, "current_operations": {}})
+        _forget_run(db, vm, "Halted")
+    release(machine, disks, taps)
+    refresh_memory(db, machine)
+
+
+def suspended(db: Database, machine: Machine, vm: VM) -> None:
+    """The VM's memory is in its suspend VDI. Its devices stay attached in name, as XenAPI has it."""
+    with db.transaction():
+        disks, taps = _attached_disks(db, vm), interfaces_of(db, vm)
+        _forget_run(db, vm, "Suspended")
+    release(machine, disks, taps)
+    refresh_memory(db, machine)
+
+
+def _forget_run(db: Database, vm: VM, state: str) -> None:
+    metrics = db.find(VM_guest_metrics, vm.guest_metrics)
+    fields: dict[str, Any] = {
+        "power_state": state,
+        "resident_on": NULL,
+        "scheduled_to_be_resident_on": NULL,
+        "domid": -1,
+        "guest_metrics": NULL,
+        "requires_reboot": False,
+        "pending_guidances": (),
+    }
+    db.write(vm, fields)
+    if metrics is not None:
+        db.delete(metrics)
+    for console in (db.get(Console, ref) for ref in vm.consoles):
+        db.delete(console)
+    db.write(metrics_of(db, vm), {"memory_actual": 0, "VCPUs_number": 0, "last_updated": now()})
+
+
+def _attached_disks(db: Database, vm: VM) -> list[tuple[str, str]]:
+    """SR uuid and VDI uuid of every disk that the VM has open."""
+    found = []
+    for vbd in (db.get(VBD, ref) for ref in vm.VBDs):
+        vdi = db.find(VDI, vbd.VDI)
+        if vbd.currently_attached and vdi is not None:
+            found.append((db.get(SR, vdi.SR).uuid, vdi.uuid))
+    return found
+
+
+def interfaces_of(db: Database, vm: VM) -> list[str]:
+    """The host's ends of the VM's network interfaces."""
+    return [tap_name(db.get(VIF, ref)) for ref in vm.VIFs]
+
+
+def release(machine: Machine, disks: list[tuple[str, str]], taps: list[str]) -> None:
+    """Let go of disks and ports that no running VM uses any more. What fails is logged: the VM is gone anyway."""
+    for sr_uuid, vdi_uuid in disks:
+        driver = machine.storage.get(sr_uuid)
+        if driver is None:
+            continue
+        try:
+            driver.volume_detach(vdi_uuid)
+        except (Failure, OSError) as error:
+            log.warning("Detaching VDI %s: %s", vdi_uuid, error)
+    try:
+        machine.network.unsecure(taps)
+    except Exception as error:  # noqa: BLE001  # nft's errors have no type of their own
+        log.warning("Removing the rules of %s: %s", ", ".join(taps), error)
+
+
+def refresh_memory(db: Database, machine: Machine) -> None:
+    """Read the host's free memory again: after each VM that comes or goes, so that nothing has to poll."""
+    metrics = db.find(Host_metrics, db.get(HostRow, machine.host_ref).metrics)
+    if metrics is not None:
+        memory = hardware.memory()
+        db.write(
+            metrics, {"memory_free": memory.available, "memory_total": memory.total, "last_updated": now()}
+        )

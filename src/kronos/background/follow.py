@@ -1,0 +1,109 @@
+"""Follow: what happens to VMs behind our back — a guest that powers itself off, virsh — goes into the records."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from kronos.api.vm import guest, state
+from kronos.datamodel.errors import Failure
+from kronos.datamodel.types import now
+from kronos.db.database import Database
+from kronos.db.records import VBD, VIF, VM
+from kronos.dispatch.machine import Machine
+from kronos.hypervisor.base import Event, EventKind, State
+
+log = logging.getLogger(__name__)
+
+
+class Follow:
+    """Writes the hypervisor's events into the records, in their order, on a thread of its own."""
+
+    def __init__(self, db: Database, machine: Machine) -> None:
+        self.db = db
+        self.machine = machine
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._stop: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
+
+    def start(self) -> None:
+        """Listen first, then compare: nothing that happens in between is missed."""
+        self._stop = self.machine.hypervisor.watch(self._events.put)
+        self.reconcile()
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop()
+        self._events.put(None)
+
+    def reconcile(self) -> None:
+        """After a start: find the VMs that run on, and write down those that ended meanwhile."""
+        running = {status.uuid: status for status in self.machine.hypervisor.statuses()}
+        here = self.db.referrers("VM", "resident_on", self.machine.host_ref)
+        known = {row.uuid: row for row in (self.db.get(VM, ref) for ref in here) if not row.is_control_domain}
+        for uuid, row in known.items():
+            if uuid not in running:
+                log.info("VM %s ended while this daemon was away", uuid)
+                state.halted(self.db, self.machine, row)
+        for uuid, status in running.items():
+            try:
+                row = self.db.by_uuid(VM, uuid)
+            except Failure:
+                log.warning("Domain %s runs here and no VM record knows it; it is left alone", uuid)
+                continue
+            paused = status.state is State.PAUSED
+            if row.power_state not in ("Running", "Paused"):
+                log.info("VM %s was started by a call that a crash cut short", uuid)
+                state.started(self.db, self.machine, row, status.domid, paused=paused)
+            else:
+                fields = {"power_state": "Paused" if paused else "Running", "domid": status.domid}
+                self.db.write(row, fields)
+            guest.refresh_later(self.db, self.machine, row)
+
+    def _run(self) -> None:
+        while (event := self._events.get()) is not None:
+            try:
+                self._apply(event)
+            except Exception:  # one VM's trouble must not stop the others' events
+                log.exception("Event %s", event)
+
+    def _apply(self, event: Event) -> None:
+        try:
+            vm = self.db.by_uuid(VM, event.uuid)
+        except Failure:
+            return  # not ours
+        match event.kind:
+            case EventKind.HALTED | EventKind.CRASHED:
+                state.heard_halted(self.db, self.machine, vm)
+            case EventKind.PAUSED if vm.power_state == "Running":
+                vm.power_state = "Paused"
+            case EventKind.RESUMED if vm.power_state == "Paused":
+                vm.power_state = "Running"
+            case EventKind.REBOOTED:
+                self.db.write(state.metrics_of(self.db, vm), {"start_time": now(), "last_updated": now()})
+                guest.forget(self.db, vm)
+            case EventKind.AGENT_CONNECTED:
+                guest.refresh_later(self.db, self.machine, vm)
+            case EventKind.AGENT_DISCONNECTED:
+                guest.forget(self.db, vm)
+            case EventKind.DEVICE_REMOVED if event.device is not None:
+                self._device_removed(vm, event.device.kind, event.device.number)
+            case EventKind.MEMORY_CHANGED:
+                self.db.write(state.metrics_of(self.db, vm), {"memory_actual": event.value})
+            case _:
+                pass
+
+    def _device_removed(self, vm: VM, kind: str, number: int) -> None:
+        """A device is gone from the guest: an unplug that took its time, or one that somebody else asked for."""
+        row: VBD | VIF
+        if kind == "disk":
+            found = [
+                row for row in (self.db.get(VBD, ref) for ref in vm.VBDs) if row.userdevice == str(number)
+            ]
+        else:
+            found = [row for row in (self.db.get(VIF, ref) for ref in vm.VIFs) if row.device == str(number)]  # type: ignore[misc]
+        for row in found:
+            if row.currently_attached and not row.current_operations:
+                row.currently_attached = False

@@ -1,0 +1,290 @@
+"""The host's own records: pool, host, its metrics, its CPUs, and the control domain's VM."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from kronos import __version__
+from kronos.datamodel.model import model
+from kronos.datamodel.types import NULL, at, now
+from kronos.db.database import Database
+from kronos.db.records import VM, Console, Host, Host_cpu, Host_metrics, Pool, VM_metrics
+from kronos.system import hardware
+
+PRODUCT_VERSION = "8.3.0"
+"""The XCP-ng release whose behaviour this toolstack offers: clients branch on it, and parse it as numbers."""
+
+PLATFORM_VERSION = "3.4.0"
+
+# Every feature is on; clients read their absence as "restricted", and some fail without the key.
+RESTRICTIONS = {
+    f"restrict_{feature}": "false"
+    for feature in (
+        "ad",
+        "batch_hotfix_apply",
+        "checkpoint",
+        "cifs",
+        "connection",
+        "corosync",
+        "dmc",
+        "export_resource_data",
+        "gpu",
+        "guest_agent_auto_update",
+        "ha",
+        "health_check",
+        "hotfix_apply",
+        "intellicache",
+        "internal_repo_access",
+        "lab",
+        "marathon",
+        "nested_virt",
+        "netapp",
+        "network_sriov",
+        "pci_device_for_auto_update",
+        "pool_attached_storage",
+        "pool_size",
+        "pvs_proxy",
+        "qos",
+        "rbac",
+        "read_caching",
+        "set_vcpus_number_live",
+        "site_recovery",
+        "snapshot_schedule",
+        "ssl_legacy_switch",
+        "stage",
+        "storage_motion",
+        "storage_xen_motion",
+        "storagelink",
+        "updates",
+        "usb_passthrough",
+        "vcpu_hotplug",
+        "vif_rate_limit",
+        "vlan",
+        "vm_groups",
+        "vmpr",
+        "vmss",
+        "vswitch_controller",
+        "vtpm",
+        "web_selfservice",
+        "wlb",
+        "xcm",
+        "xen_motion",
+        "zstd_export",
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the drivers and settings know of this host beyond its hardware."""
+
+    hypervisor: str
+    hypervisor_warning: str
+    address: str
+    versions: dict[str, str]
+
+
+def refresh(db: Database, identity: Identity) -> Host:
+    """Bring the records of this host up to date, making them where they are missing; returns the host's."""
+    pool = next(iter(db.all(Pool)), None)
+    host = db.find(Host, pool.master) if pool is not None else None
+    with db.transaction():
+        host = host or _new_host(db)
+        if pool is None:
+            db.create(Pool, master=host.ref, other_config={"cpuid_feature_mask": ""})
+        _describe(db, host, identity)
+        _processors(db, host)
+        _metrics(db, host)
+        _control_domain(db, host)
+        _describe_pool(db, host)
+    return host
+
+
+def _new_host(db: Database) -> Host:
+    label = hardware.hostname()
+    host = db.create(
+        Host,
+        name_label=label,
+        name_description="Kronos host",
+        other_config={"iscsi_iqn": f"iqn.2026-01.host:{label}", "auto_poweron": "false"},
+        power_on_mode="",
+        edition="free",
+        tls_verification_enabled=False,
+        ssl_legacy=False,
+        license_params={"sku_type": "free", "version": PRODUCT_VERSION, "expiry": "20991231T00:00:00Z"}
+        | RESTRICTIONS,
+    )
+    host.iscsi_iqn = host.other_config["iscsi_iqn"]
+    return host
+
+
+def _describe(db: Database, host: Host, identity: Identity) -> None:
+    major, _, minor = model().schema["api_version"].partition(".")
+    started = {"boot_time": f"{hardware.boot_time()}.", "agent_start_time": f"{int(time.time())}."}
+    warning = (
+        {"kronos:hypervisor_warning": identity.hypervisor_warning} if identity.hypervisor_warning else {}
+    )
+    kept = {key: value for key, value in host.other_config.items() if key != "kronos:hypervisor_warning"}
+    fields: dict[str, Any] = {
+        "API_version_major": int(major),
+        "API_version_minor": int(minor),
+        "API_version_vendor": model().schema["api_version_vendor"],
+        "software_version": _software_version(identity),
+        "other_config": kept | started | warning,
+        "enabled": True,
+        "hostname": hardware.hostname(),
+        "address": identity.address,
+        "capabilities": _capabilities(identity.hypervisor),
+        "supported_bootloaders": ("eliloader", "pygrub") if identity.hypervisor == "XEN" else (),
+        "sched_policy": "credit2" if identity.hypervisor == "XEN" else "cfs",
+        "virtual_hardware_platform_versions": (0, 1, 2),
+        "bios_strings": hardware.bios_strings(),
+        "chipset_info": {"iommu": "false"},
+        "cpu_info": _cpu_info(),
+        "editions": ("free",),
+    }
+    db.write(host, fields)
+
+
+def _software_version(identity: Identity) -> dict[str, str]:
+    return {
+        "product_brand": "XCP-ng",
+        "product_version": PRODUCT_VERSION,
+        "product_version_text": PRODUCT_VERSION,
+        "product_version_text_short": PRODUCT_VERSION.rpartition(".")[0],
+        "platform_name": "XCP",
+        "platform_version": PLATFORM_VERSION,
+        "build_number": f"kronos-{__version__}",
+        "xapi": model().schema["api_version"],
+        "xapi_build": __version__,
+        "xen": identity.versions.get("xen", "none"),
+        "linux": hardware.kernel_release(),
+        "hypervisor": identity.hypervisor,
+        "network_backend": "bridge",
+        "date": "2026-11-21",
+        "kronos": __version__,
+        "python": platform.python_version(),
+        **{name: text for name, text in identity.versions.items() if name != "xen"},
+    }
+
+
+def _capabilities(hypervisor: str) -> tuple[str, ...]:
+    machine = platform.machine()
+    hvm = (
+        ("hvm-3.0-x86_32", "hvm-3.0-x86_32p", "hvm-3.0-x86_64")
+        if machine == "x86_64"
+        else (f"hvm-3.0-{machine}",)
+    )
+    if hypervisor != "XEN":
+        return hvm
+    return ("xen-3.0-x86_64", "xen-3.0-x86_32p", *hvm)
+
+
+def _cpu_info() -> dict[str, str]:
+    cpus = hardware.processors()
+    first = cpus[0]
+    return {
+        "cpu_count": str(len(cpus)),
+        "socket_count": str(len({cpu.socket for cpu in cpus})),
+        "threads_per_core": "1",
+        "vendor": first.vendor,
+        "speed": str(first.speed),
+        "modelname": first.model_name,
+        "family": str(first.family),
+        "model": str(first.model),
+        "stepping": first.stepping,
+        "flags": first.flags,
+        "features_pv_host": "",
+        "features_hvm_host": "",
+    }
+
+
+def _processors(db: Database, host: Host) -> None:
+    old = {row.number: row for row in (db.get(Host_cpu, ref) for ref in host.host_CPUs)}
+    for cpu in hardware.processors():
+        row = old.pop(cpu.number, None) or db.create(Host_cpu, host=host.ref, number=cpu.number)
+        db.write(
+            row,
+            {
+                "vendor": cpu.vendor,
+                "speed": cpu.speed,
+                "modelname": cpu.model_name,
+                "family": cpu.family,
+                "model": cpu.model,
+                "stepping": cpu.stepping,
+                "flags": cpu.flags,
+            },
+        )
+    for row in old.values():
+        db.delete(row)
+
+
+def _metrics(db: Database, host: Host) -> None:
+    row = db.find(Host_metrics, host.metrics)
+    if row is None:
+        row = db.create(Host_metrics)
+        host.metrics = row.ref
+    memory = hardware.memory()
+    db.write(
+        row,
+        {"live": True, "memory_total": memory.total, "memory_free": memory.available, "last_updated": now()},
+    )
+
+
+def _control_domain(db: Database, host: Host) -> None:
+    """The host's own operating system has a VM record, as clients expect: domain 0, always running."""
+    row = db.find(VM, host.control_domain)
+    if row is None:
+        row = db.create(
+            VM,
+            name_description="The domain which manages physical devices and manages other domains",
+            is_control_domain=True,
+            actions_after_shutdown="destroy",
+            actions_after_reboot="destroy",
+            actions_after_crash="destroy",
+            domain_type="pv",
+            other_config={"storage_driver_domain": NULL, "is_system_domain": "true"},
+            metrics=db.create(VM_metrics, install_time=now()).ref,
+        )
+        host.control_domain = row.ref
+    memory, cpus = hardware.memory(), len(hardware.processors())
+    db.write(
+        row,
+        {
+            "name_label": f"Control domain on host: {host.name_label}",
+            "power_state": "Running",
+            "domid": 0,
+            "resident_on": host.ref,
+            "affinity": host.ref,
+            "memory_static_min": memory.total,
+            "memory_static_max": memory.total,
+            "memory_dynamic_min": memory.total,
+            "memory_dynamic_max": memory.total,
+            "memory_target": memory.total,
+            "VCPUs_max": cpus,
+            "VCPUs_at_startup": cpus,
+        },
+    )
+    metrics = db.get(VM_metrics, row.metrics)
+    started = at(hardware.boot_time())
+    db.write(
+        metrics,
+        {"memory_actual": memory.total, "VCPUs_number": cpus, "start_time": started, "last_updated": now()},
+    )
+    if not row.consoles:
+        db.create(Console, VM=row.ref, protocol="vt100")
+
+
+def _describe_pool(db: Database, host: Host) -> None:
+    pool = db.all(Pool)[0]
+    info = host.cpu_info
+    shown = {name: info[name] for name in ("cpu_count", "socket_count", "vendor")}
+    fields = {
+        "cpu_info": shown | {"features_pv": "", "features_hvm": ""},
+        "restrictions": RESTRICTIONS,
+        "recommendations": {},
+    }
+    db.write(pool, fields)

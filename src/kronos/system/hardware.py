@@ -1,0 +1,109 @@
+"""What the machine is made of, as its kernel tells."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+DMI = Path("/sys/class/dmi/id")
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """One logical CPU, as /proc/cpuinfo shows it; `speed` in MHz."""
+
+    number: int
+    vendor: str
+    model_name: str
+    family: int
+    model: int
+    stepping: str
+    speed: int
+    flags: str
+    socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of memory, and how many of them a new guest could have."""
+
+    total: int
+    available: int
+
+
+def processors() -> list[Processor]:
+    """The logical CPUs that are online."""
+    found = []
+    for block in (PROC / "cpuinfo").read_text().strip().split("\n\n"):
+        pairs = (line.partition(":") for line in block.splitlines())
+        said = {name.strip(): value.strip() for name, _, value in pairs}
+        if "processor" not in said:
+            continue
+        found.append(
+            Processor(
+                number=int(said["processor"]),
+                vendor=said.get("vendor_id", said.get("CPU implementer", "unknown")),
+                model_name=said.get("model name", ""),
+                family=_number(said.get("cpu family", "0")),
+                model=_number(said.get("model", "0")),
+                stepping=said.get("stepping", ""),
+                speed=int(float(said.get("cpu MHz", "0") or 0)),
+                flags=said.get("flags", said.get("Features", "")),
+                socket=said.get("physical id", "0"),
+            )
+        )
+    return found
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def memory() -> Memory:
+    """Raises OSError where /proc is not there."""
+    said = dict(re.findall(r"^(\w+):\s+(\d+) kB", (PROC / "meminfo").read_text(), re.M))
+    total = int(said["MemTotal"]) << 10
+    return Memory(total, int(said.get("MemAvailable", said["MemFree"])) << 10)
+
+
+def boot_time() -> int:
+    """Seconds since the epoch at which the kernel started."""
+    found = re.search(r"^btime (\d+)", (PROC / "stat").read_text(), re.M)
+    return int(found.group(1)) if found else 0
+
+
+def hostname() -> str:
+    return socket.gethostname()
+
+
+def kernel_release() -> str:
+    return os.uname().release
+
+
+def bios_strings() -> dict[str, str]:
+    """The DMI strings under the keys that XenAPI has for them; those that the machine lacks are left out."""
+    names = {
+        "bios-vendor": "bios_vendor",
+        "bios-version": "bios_version",
+        "system-manufacturer": "sys_vendor",
+        "system-product-name": "product_name",
+        "system-version": "product_version",
+        "system-serial-number": "product_serial",
+        "baseboard-manufacturer": "board_vendor",
+        "baseboard-product-name": "board_name",
+        "baseboard-version": "board_version",
+        "baseboard-serial-number": "board_serial",
+    }
+    found = {}
+    for key, file in names.items():
+        try:
+            text = (DMI / file).read_text(errors="replace").strip()
+        except OSError:  # not root, or no DMI at all
+            continue
+        if text:
+            found[key] = text
+    return found
