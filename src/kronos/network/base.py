@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
@@ -214,14 +214,14 @@ class NetworkDriver(ABC):
         """The leases of `bridge` that hold now, by address. Raises INVALID_VALUE."""
 
     @abstractmethod
-    def secure(self, port: VifPort) -> None:
-        """Replace the rules of a port in one step, even before the device exists, so that no frame slips by.
+    def secure(self, *ports: VifPort) -> None:
+        """Replace the rules of ports in one step, even before the devices exist, so that no frame slips by.
 
         Raises INVALID_VALUE, MAC_INVALID.
         """
 
     @abstractmethod
-    def unsecure(self, devices: Iterable[str]) -> None:
+    def unsecure(self, *devices: str) -> None:
         """Forget the rules of ports, in one step. Raises INVALID_VALUE."""
 
     @abstractmethod

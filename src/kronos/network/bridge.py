@@ -82,7 +82,7 @@ class BridgeNetwork(NetworkDriver):
             link = _find(netlink, name)
             if link is not None and not _is_managed(link):
                 return
-            self._untranslate(name)
+            firewall.untranslate(name)
             self._addresses.forget(name)
             if link is not None:
                 with _gone_already():
@@ -136,13 +136,13 @@ class BridgeNetwork(NetworkDriver):
             self._assert_servable(netlink, link, subnet)
             self._address(netlink, link, subnet.host, undo)
             if subnet.nat:
-                firewall.apply(firewall.translate_script(bridge, subnet))
-                undo.callback(self._untranslate, bridge)
+                firewall.translate(bridge, subnet)
+                undo.callback(firewall.untranslate, bridge)
                 # Both ways pass other interfaces, so it is the host that forwards, not this bridge. It stays
                 # on: whoever else relies on it by then cannot be known.
                 (_PROC_NET / "ipv4/ip_forward").write_text("1")
             else:
-                self._untranslate(bridge)
+                firewall.untranslate(bridge)
             self._addresses.start(bridge, subnet)
             undo.pop_all()
 
@@ -150,7 +150,7 @@ class BridgeNetwork(NetworkDriver):
         names.check_bridge(bridge)
         with self._changes, IPRoute() as netlink:
             self._addresses.stop(bridge)
-            self._untranslate(bridge)
+            firewall.untranslate(bridge)
             link = _find(netlink, bridge)
             if link is not None and _is_managed(link):
                 for address in _ipv4_addresses(netlink, link["index"]):
@@ -159,15 +159,13 @@ class BridgeNetwork(NetworkDriver):
     def leases(self, bridge: str) -> list[Lease]:
         return self._addresses.leases(names.check_bridge(bridge))
 
-    def secure(self, port: VifPort) -> None:
-        script = firewall.secure_script(port)
+    def secure(self, *ports: VifPort) -> None:
         with self._rules:
-            firewall.apply(script)
+            firewall.secure(ports)
 
-    def unsecure(self, devices: Iterable[str]) -> None:
-        script = firewall.unsecure_script(devices)
+    def unsecure(self, *devices: str) -> None:
         with self._rules:
-            firewall.apply(script)
+            firewall.unsecure(devices)
 
     def secured(self) -> set[str]:
         return firewall.secured()
@@ -232,9 +230,6 @@ class BridgeNetwork(NetworkDriver):
                     address=str(former.ip),
                     prefixlen=former.network.prefixlen,
                 )
-
-    def _untranslate(self, bridge: str) -> None:
-        firewall.apply(firewall.untranslate_script(bridge))
 
 
 def bridges_of(links: Iterable[Any]) -> list[Bridge]:

@@ -133,12 +133,13 @@ class FakeNetwork(NetworkDriver):
         with self._lock:
             return list(self._leases.get(bridge, {}).values())
 
-    def secure(self, port: VifPort) -> None:
-        firewall.secure_script(port)
+    def secure(self, *ports: VifPort) -> None:
+        for port in ports:
+            firewall.secure_script(port)
         with self._lock:
-            self.ports[port.device] = port
+            self.ports.update({port.device: port for port in ports})
 
-    def unsecure(self, devices: Iterable[str]) -> None:
+    def unsecure(self, *devices: str) -> None:
         checked = [names.check_device(device) for device in devices]
         with self._lock:
             for device in checked:

@@ -10,6 +10,7 @@ the same for one port as for a thousand; it matches by name, so that rules can s
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
@@ -36,25 +37,58 @@ add rule bridge {TABLE} postrouting oifname vmap @to_port
 _BURST_KBYTES = 128
 
 
-def apply(script: str) -> None:
-    """Run one nft transaction. Raises CommandFailed."""
-    commands.run(["nft", "-f", "-"], stdin=script)
+def secure(ports: Iterable[VifPort]) -> None:
+    """Replace the rules of ports. Raises INVALID_VALUE, MAC_INVALID, CommandFailed."""
+    script = "".join(secure_script(port) for port in ports)
+    # The frame is there but for the first time, or after somebody flushed all of the host's rules; writing it anew
+    # each time would cost ten milliseconds, for which the kernel waits before it frees the old.
+    if _apply(script) is None:
+        _apply(_FRAME + script)
+
+
+def unsecure(devices: Iterable[str]) -> None:
+    """Forget the rules of ports. Raises INVALID_VALUE, CommandFailed."""
+    _apply(unsecure_script(devices))
 
 
 def secured() -> set[str]:
     """The devices that have rules. Raises CommandFailed."""
-    try:
-        listing = commands.run(["nft", "-j", "list", "map", "bridge", TABLE, "from_port"])
-    except commands.CommandFailed as failed:
-        if "No such file or directory" in failed.stderr:
-            return set()
-        raise
+    listing = _nft("-j", "list", "map", "bridge", TABLE, "from_port")
+    if listing is None:
+        return set()
     maps = [entry["map"] for entry in json.loads(listing)["nftables"] if "map" in entry]
     return {key for entry in maps for key, _verdict in entry.get("elem", [])}
 
 
+def translate(bridge: str, subnet: Subnet) -> None:
+    """Let an internal network's guests out behind the host's address, and nobody in.
+
+    Raises INVALID_VALUE, CommandFailed.
+    """
+    _apply(translate_script(bridge, subnet))
+
+
+def untranslate(bridge: str) -> None:
+    """Take back `translate`, done or not. Raises INVALID_VALUE, CommandFailed."""
+    _nft("delete", "table", "ip", f"{TABLE}-{names.check_bridge(bridge)}")
+
+
+def _apply(script: str) -> str | None:
+    """One transaction, and None when it names what is not there."""
+    return _nft("-f", "-", stdin=script)
+
+
+def _nft(*arguments: str, stdin: str = "") -> str | None:
+    try:
+        return commands.run(["nft", *arguments], stdin=stdin, env={**os.environ, "LC_ALL": "C"})
+    except commands.CommandFailed as failed:
+        if "No such file or directory" in failed.stderr:
+            return None
+        raise
+
+
 def secure_script(port: VifPort) -> str:
-    """Replace the rules of one port. Raises INVALID_VALUE, MAC_INVALID."""
+    """Replace the rules of one port, in a table that has the frame. Raises INVALID_VALUE, MAC_INVALID."""
     device = names.check_device(port.device)
     address = mac.check(port.mac)
     if port.rate_kbytes < 0:
@@ -70,7 +104,7 @@ def secure_script(port: VifPort) -> str:
     lines = [*_chain(f"from-{device}", outgoing), *_chain(f"to-{device}", incoming)]
     for direction in ("from", "to"):
         lines.append(_element("add", direction, device))
-    return _FRAME + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def unsecure_script(devices: Iterable[str]) -> str:
@@ -84,14 +118,16 @@ def unsecure_script(devices: Iterable[str]) -> str:
             lines.append(f'delete element bridge {TABLE} {direction}_port {{ "{device}" }}')
             lines.append(f"flush chain bridge {TABLE} {direction}-{device}")
             lines.append(f"delete chain bridge {TABLE} {direction}-{device}")
-    return _FRAME + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def translate_script(bridge: str, subnet: Subnet) -> str:
-    """Let an internal network's guests out behind the host's address, and nobody in. Raises INVALID_VALUE."""
+    """A table of its own for each bridge, so that the new one can take the old one's place as a whole."""
     names.check_bridge(bridge)
     network = subnet.network
-    return f"""{untranslate_script(bridge)}
+    return f"""\
+add table ip {TABLE}-{bridge}
+delete table ip {TABLE}-{bridge}
 table ip {TABLE}-{bridge} {{
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
@@ -104,12 +140,6 @@ table ip {TABLE}-{bridge} {{
   }}
 }}
 """
-
-
-def untranslate_script(bridge: str) -> str:
-    """Take back `translate_script`, applied or not. Raises INVALID_VALUE."""
-    table = f"ip {TABLE}-{names.check_bridge(bridge)}"
-    return f"add table {table}\ndelete table {table}\n"
 
 
 def _chain(name: str, rules: Iterable[str]) -> list[str]:

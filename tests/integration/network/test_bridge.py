@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from kronos.datamodel.errors import Failure
 from kronos.network import firewall
+from kronos.network.base import LinkState
 from kronos.network.bridge import BridgeNetwork
 
 pytestmark = pytest.mark.integration
@@ -108,6 +110,17 @@ def test_a_nic_with_only_a_default_route_stays_out_too(host: Any, network: Bridg
     with pytest.raises(Failure) as caught:
         network.enslave("xenbr0", "nic0")
     assert caught.value.code == "OPERATION_NOT_ALLOWED"
+
+
+def test_a_watch_that_was_too_slow_catches_up(host: Any, network: BridgeNetwork, seen: Any) -> None:
+    network.create_bridge("xenbr0")
+    with network.watch(seen) as watch:
+        # The least the kernel allows holds no whole message, so each one counts as lost.
+        watch._netlink._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        network.create_bridge("xenbr1")
+        seen.wait_for(lambda state: state.device == "xenbr1")
+        network.destroy_bridge("xenbr0")
+        seen.wait_for(lambda state: state == LinkState("xenbr0", present=False))
 
 
 def test_without_hardware_the_holder_of_the_default_route_stands_in(

@@ -80,7 +80,7 @@ def test_a_name_that_could_mean_something_else_is_refused_everywhere(
     refused("INVALID_VALUE", driver.stop_addresses, name)
     refused("INVALID_VALUE", driver.leases, name)
     refused("INVALID_VALUE", driver.secure, VifPort(name, MAC))
-    refused("INVALID_VALUE", driver.unsecure, [name])
+    refused("INVALID_VALUE", driver.unsecure, name)
 
 
 @pytest.mark.parametrize("mtu", [-1, 0, 67, 65536])
@@ -195,13 +195,14 @@ def test_a_bridge_with_a_nic_serves_no_addresses(tmp_path: Any, world: Any, driv
 
 def test_ports_are_remembered_until_they_are_forgotten(driver: NetworkDriver) -> None:
     assert driver.secured() == set()
-    driver.unsecure(["tap0.0"])
+    driver.unsecure("tap0.0")
     driver.secure(VifPort("tap0.0", MAC, LockingMode.LOCKED, (IPv4Address("10.0.0.1"),)))
     driver.secure(VifPort("tap0.0", MAC, LockingMode.DISABLED))
-    driver.secure(VifPort("tap1.0", MAC, rate_kbytes=100))
+    driver.secure(VifPort("tap1.0", MAC, rate_kbytes=100), VifPort("tap2.0", MAC))
+    driver.unsecure("tap2.0")
     assert driver.secured() == {"tap0.0", "tap1.0"}
 
-    driver.unsecure(["tap0.0", "tap9.0"])
+    driver.unsecure("tap0.0", "tap9.0")
 
     assert driver.secured() == {"tap1.0"}
 
@@ -263,7 +264,7 @@ def test_many_threads_may_call_at_once(driver: NetworkDriver) -> None:
             driver.create_bridge(f"xapi{number}")
             driver.secure(VifPort(f"tap{number}.0", MAC, LockingMode.LOCKED, (IPv4Address("10.0.0.1"),)))
             driver.create_bridge("shared")
-            driver.unsecure([f"tap{number}.0"])
+            driver.unsecure(f"tap{number}.0")
             driver.destroy_bridge(f"xapi{number}")
         driver.create_bridge(f"last{number}")
 

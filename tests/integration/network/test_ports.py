@@ -134,7 +134,7 @@ def test_a_locked_guest_can_ask_for_a_lease_and_cannot_give_one(
     network.secure(LOCKED)
     assert arrives(guests.one, guests.other, source=("0.0.0.0", 68), target=("255.255.255.255", 67))
     assert not arrives(guests.one, guests.other, source=("10.0.0.1", 67), target=("255.255.255.255", 68))
-    network.unsecure(["tap0.0"])
+    network.unsecure("tap0.0")
     assert arrives(guests.one, guests.other, source=("10.0.0.1", 67), target=("255.255.255.255", 68))
 
 
@@ -170,6 +170,19 @@ def test_rules_hold_from_a_devices_first_frame_and_again_when_it_comes_back(
         use_address(one, "10.0.0.1")
         assert one.pings("10.0.0.2")
         host.run("ip", "link", "del", "tap0.0")
+
+
+def test_rules_can_be_set_again_after_somebody_flushed_them_all(
+    host: Any, network: BridgeNetwork, guests: Guests
+) -> None:
+    network.secure(VifPort("tap0.0", MAC, LockingMode.DISABLED))
+    host.run("nft", "flush", "ruleset")
+    assert network.secured() == set()
+    assert guests.one.pings("10.0.0.2")
+
+    network.secure(VifPort("tap0.0", MAC, LockingMode.DISABLED))
+
+    assert guests.one.is_cut_off_from("10.0.0.2")
 
 
 def test_rules_of_one_port_leave_the_others_alone(network: BridgeNetwork, guests: Guests) -> None:
