@@ -224,7 +224,7 @@ class Journal:
             # As many objects as came in, or the backlog would outgrow the folds under a load of large
             # batches.
             for _ in range(1 + sum(len(batch.changes) for batch in group) // _FOLD_OBJECTS):
-                self._fold_some()
+                self._fold_some(self._fold_at)
             self._file.tidy()
         except sqlite3.Error as error:
             # Nothing is lost: the changes are durable by themselves. A full disk may get room again.
@@ -251,9 +251,10 @@ class Journal:
                 log.exception("a subscriber of the journal failed")
         self._backlog.add(ticket, len(body), (change for batch in group for change in batch.changes))
 
-    def _fold_some(self) -> None:
+    def _fold_some(self, least: int) -> None:
+        """One piece of the fold that is under way, or of a new one once there are `least` bytes to fold."""
         if self._folding is None:
-            if self._backlog.size < self._fold_at:
+            if self._backlog.size < least:
                 return
             self._folding, self._backlog = self._backlog, Backlog()
             self._parts = self._folding.parts(_FOLD_OBJECTS)
@@ -273,10 +274,10 @@ class Journal:
         self._fold_at = self._backlog.size + _FOLD_AFTER
 
     def _fold_all(self) -> bool:
-        self._fold_at = 1
         try:
             while self._folding is not None or self._backlog:
-                self._fold_some()
+                self._fold_some(1)
+                self._file.tidy()
         except sqlite3.Error as error:
             log.error("folding changes into the database: %s", error)
             return False

@@ -130,6 +130,22 @@ def test_what_json_cannot_hold_is_refused_and_leaves_the_journal_whole(journal: 
     assert contents(path) == {"vm2": ("VM", {"n": 1})}
 
 
+def test_closing_in_the_middle_of_a_fold_folds_what_came_after_it_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_FOLD_AFTER", 2000)
+    monkeypatch.setattr(journal_module, "_FOLD_OBJECTS", 1)
+    journal = Journal(path)
+    store(journal, *(Change("create", "VM", f"vm{n}", {"pad": "x" * 50}) for n in range(40)))
+    journal.append([Change("create", "VM", "last", {})])
+    journal.close()
+
+    shell = sqlite3.connect(path)
+    assert shell.execute("SELECT count(*) FROM objects").fetchone() == (41,)
+    assert shell.execute("SELECT count(*) FROM changes").fetchone() == (0,)
+    shell.close()
+
+
 def test_tickets_grow_and_go_on_growing_after_a_restart(path: Path) -> None:
     first = Journal(path)
     tickets = [first.append([Change("create", "VM", f"vm{n}", {})]) for n in range(3)]
