@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from kronos.datamodel.errors import Failure
-from kronos.datamodel.model import Message, model
+from kronos.datamodel.model import Message, model, roles_from
 from kronos.db.database import Database
 from kronos.db.records import Role, Session
 
@@ -22,6 +22,11 @@ def permissions() -> dict[str, frozenset[str]]:
         found[message.permission] = message.roles
         for key, roles in message.key_roles:
             found[f"{message.permission}/key:{key.lower()}"] = roles
+    for name, action in model().http_actions.items():
+        found[f"http/{name}"] = roles_from(action["role"], model().roles)
+        if isinstance(action["sub"], dict):
+            for sub, role in action["sub"].items():
+                found[f"http/{name}/{sub}"] = roles_from(role, model().roles)
     return found
 
 

@@ -96,6 +96,13 @@ class Sessions:
         self._local[row.ref] = row
         return row
 
+    def local(self, ref: str) -> Session:
+        """A session of begin_local. Raises SESSION_INVALID."""
+        row = self._local.get(ref)
+        if row is None:
+            raise Failure("SESSION_INVALID", ref)
+        return row
+
     def end(self, row: Session) -> None:
         """Log out: whatever waits on this session is woken and told SESSION_INVALID."""
         self._local.pop(row.ref, None)

@@ -9,8 +9,8 @@ from kronos.datamodel.errors import Failure
 from kronos.db.records import SR, VBD, VDI, VIF, VM, Network
 from kronos.dispatch.call import Call
 from kronos.network.base import LockingMode, VifPort
+from kronos.network.names import port_name
 from kronos.network.subnet import subnet_of_options
-from kronos.rules.domain import tap_name
 from kronos.storage.base import Attachment, StorageDriver
 
 
@@ -60,14 +60,14 @@ def bring_up_networks(call: Call, vm: VM) -> None:
         bring_up(call, call.db.get(Network, ref))
 
 
-def port_of(call: Call, vif: VIF) -> VifPort:
+def port_of(call: Call, vm: VM, vif: VIF) -> VifPort:
     """The host's end of a VIF, with what may pass it. Raises INVALID_VALUE."""
     network = call.db.get(Network, vif.network)
     kbps = vif.qos_algorithm_params.get("kbps", "0") if vif.qos_algorithm_type == "ratelimit" else "0"
     if not kbps.isdigit():
         raise Failure("INVALID_VALUE", "qos_algorithm_params:kbps", kbps)
     return VifPort(
-        device=tap_name(vif),
+        device=port_name(vm.uuid, vif.device),
         mac=vif.MAC,
         locking_mode=LockingMode.effective(vif.locking_mode, network.default_locking_mode),
         ipv4_allowed=tuple(IPv4Address(address) for address in vif.ipv4_allowed),
@@ -78,7 +78,7 @@ def port_of(call: Call, vif: VIF) -> VifPort:
 
 def secure_ports(call: Call, vm: VM, undo: ExitStack) -> None:
     """Put the rules of every port of a VM in place, before its guest can send."""
-    for vif in (call.db.get(VIF, ref) for ref in vm.VIFs):
-        port = port_of(call, vif)
-        call.machine.network.secure(port)
-        undo.callback(call.machine.network.unsecure, [port.device])
+    ports = [port_of(call, vm, call.db.get(VIF, ref)) for ref in vm.VIFs]
+    if ports:
+        call.machine.network.secure(*ports)
+        undo.callback(call.machine.network.unsecure, *(port.device for port in ports))

@@ -12,7 +12,7 @@ from kronos.db.database import Database
 from kronos.db.records import SR, VBD, VDI, VIF, VM, Console, Host_metrics, VM_guest_metrics, VM_metrics
 from kronos.db.records import Host as HostRow
 from kronos.dispatch.machine import Machine
-from kronos.rules.domain import tap_name
+from kronos.network.names import port_name
 from kronos.system import hardware
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def _attached_disks(db: Database, vm: VM) -> list[tuple[str, str]]:
 
 def interfaces_of(db: Database, vm: VM) -> list[str]:
     """The host's ends of the VM's network interfaces."""
-    return [tap_name(db.get(VIF, ref)) for ref in vm.VIFs]
+    return [port_name(vm.uuid, db.get(VIF, ref).device) for ref in vm.VIFs]
 
 
 def release(machine: Machine, disks: list[tuple[str, str]], taps: list[str]) -> None:
@@ -177,7 +177,7 @@ def release(machine: Machine, disks: list[tuple[str, str]], taps: list[str]) -> 
         except (Failure, OSError) as error:
             log.warning("Detaching VDI %s: %s", vdi_uuid, error)
     try:
-        machine.network.unsecure(taps)
+        machine.network.unsecure(*taps)
     except Exception as error:  # noqa: BLE001  # nft's errors have no type of their own
         log.warning("Removing the rules of %s: %s", ", ".join(taps), error)
 

@@ -41,6 +41,13 @@ def _new_pif(db: Database, host: Host, nic: PhysicalInterface) -> PIF:
     )
 
 
+def management_address(driver: NetworkDriver) -> str:
+    """The address by which clients reach this host: that of the NIC with the default route, else any."""
+    nics = driver.physical_interfaces()
+    with_route = [nic.ip for nic in nics if nic.gateway and nic.ip]
+    return next(iter(with_route + [nic.ip for nic in nics if nic.ip]), "127.0.0.1")
+
+
 def bridge_of(device: str) -> str:
     """The bridge of a NIC's network, by XenServer's convention: eth0 has xenbr0."""
     number = device.removeprefix("eth")

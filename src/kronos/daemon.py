@@ -1,0 +1,245 @@
+"""xapi: builds the parts of the toolstack and starts them. The only module that knows them all."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from kronos import __version__
+from kronos.api import catalogue
+from kronos.auth import pam
+from kronos.background.follow import Follow
+from kronos.background.inventory import host as host_inventory
+from kronos.background.inventory import networks, storage, templates
+from kronos.boot.tiny_guest import TinyGuest, tiny_guest
+from kronos.datamodel.errors import Failure
+from kronos.db.database import Database
+from kronos.db.journal import Journal, JournalBusy, JournalUnreadable
+from kronos.db.records import Host
+from kronos.dispatch import roles
+from kronos.dispatch.machine import Machine
+from kronos.dispatch.pipeline import Pipeline, coverage
+from kronos.hypervisor.base import Hypervisor
+from kronos.hypervisor.detection import Detected, detect
+from kronos.hypervisor.kvm import KVM, QEMU
+from kronos.network.bridge import BridgeNetwork
+from kronos.rules import operations
+from kronos.server import doors
+from kronos.server.access import Access
+from kronos.server.http import Server, TcpListener, UnixListener
+from kronos.server.tls import ensure_certificate, server_context
+from kronos.storage import registry
+from kronos.system import hardware, logs
+from kronos.system.intents import Intents
+from kronos.system.libvirtd import SYSTEM_URI, PrivateLibvirtd
+from kronos.system.notify import notify
+from kronos.system.settings import Settings, SettingsWrong, read
+
+log = logging.getLogger(__name__)
+CONFIGURATION = Path("/etc/xapi.toml")
+
+
+class Daemon:
+    """One host's toolstack, from its database to its doors."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.db: Database
+        self.machine: Machine
+        self.pipeline: Pipeline
+        self.follow: Follow
+        self.server: Server
+
+    async def run(self) -> None:
+        """Serve until told to stop. What was answered is on disk; guests run on."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await loop.run_in_executor(None, self._build, loop)
+        await self._open_doors()
+        gc.freeze()
+        notify("READY=1", f"STATUS=Serving {self.settings.socket}")
+        log.info("xapi %s is ready on %s", __version__, self.settings.socket)
+        await stop.wait()
+        notify("STOPPING=1")
+        await self._close()
+
+    def _build(self, loop: asyncio.AbstractEventLoop) -> None:
+        settings = self.settings
+        for directory in (settings.state, settings.run, settings.socket.parent):
+            directory.mkdir(parents=True, exist_ok=True)
+        gc.disable()
+        journal = Journal(settings.database)
+        self.db = Database(journal)
+        self.db.load()
+        gc.enable()
+        gc.set_threshold(50_000, 20, 100)
+        detected = detect(settings.state / "hypervisor.json")
+        self.machine = Machine(
+            hypervisor=self._hypervisor(detected),
+            network=BridgeNetwork(settings.state / "network"),
+            state=settings.state,
+            intents=Intents(settings.state / "intents"),
+            open_storage=registry.open_storage,
+            kernels=(settings.state / "guest", settings.state / "tiny-guest"),
+            authenticate=self._authenticate,
+        )
+        self.db.derive(operations.derive)
+        self.pipeline = Pipeline(self.db, self.machine, loop)
+        roles.seed(self.db)
+        self._refresh_records(detected)
+        self.follow = Follow(self.db, self.machine)
+        self.follow.start()
+
+    def _refresh_records(self, detected: Detected) -> None:
+        settings, db, machine = self.settings, self.db, self.machine
+        address = settings.address or networks.management_address(machine.network)
+        if detected.warning:
+            log.warning("%s", detected.warning)
+        identity = host_inventory.Identity(
+            machine.hypervisor.type, detected.warning or "", address, machine.hypervisor.versions()
+        )
+        host: Host = host_inventory.refresh(db, identity)
+        machine.host_ref = host.ref
+        networks.refresh(db, host, machine.network, settings.internal_bridge)
+        storage.refresh(
+            self.pipeline, registry.drivers(), settings.storage if settings.default_storage else None
+        )
+        templates.refresh(db, self._tiny_guest())
+
+    def _hypervisor(self, detected: Detected) -> Hypervisor:
+        settings = self.settings
+        uri = settings.libvirt or SYSTEM_URI
+        if settings.private_libvirt:
+            uri = PrivateLibvirtd(settings.state / "libvirt").start()
+        kind = KVM if detected.type == "KVM" else QEMU
+        return kind(uri, settings.run)
+
+    def _tiny_guest(self) -> TinyGuest | None:
+        try:
+            return tiny_guest(self.settings.state / "tiny-guest")
+        except (Failure, OSError) as error:
+            log.warning("There is no tiny guest: %s", error)
+            return None
+
+    def _authenticate(self, user: str, password: str) -> None:
+        """PAM, for root alone unless the compatibility switch lets every local user in."""
+        if user != "root" and not self.settings.any_pam_user:
+            raise Failure("SESSION_AUTHENTICATION_FAILED", user, "Authentication failure")
+        pam.authenticate(user, password, self.settings.pam_service)
+
+    async def _open_doors(self) -> None:
+        settings = self.settings
+        certificate = settings.state / "xapi-ssl.pem"
+        host = self.db.get(Host, self.machine.host_ref)
+        ensure_certificate(certificate, host.hostname, [host.address] if host.address else [])
+        access = Access(self.pipeline)
+        self.server = Server(doors.all_doors(self.pipeline, access), https_port=settings.https_port or None)
+        listeners: list[TcpListener | UnixListener] = [UnixListener(settings.socket)]
+        if settings.http_port:
+            listeners.append(TcpListener(settings.listen, settings.http_port))
+        if settings.https_port:
+            listeners.append(TcpListener(settings.listen, settings.https_port, server_context(certificate)))
+        await self.server.start(listeners)
+
+    async def _close(self) -> None:
+        await self.server.stop()
+        self.follow.close()
+        self.pipeline.close()
+        self.machine.hypervisor.close()
+        if self.db.journal is not None:
+            self.db.journal.close()
+
+
+def print_coverage() -> None:
+    """Per class, how many of its messages are served."""
+    catalogue.load()
+    served = known = 0
+    for name, (some, all_) in sorted(coverage().items(), key=lambda item: item[0].lower()):
+        print(f"{name:22} {some:4} of {all_:4}  {100 * some // max(all_, 1):3} %")
+        served, known = served + some, known + all_
+    print(f"{'total':22} {served:4} of {known:4}  {100 * served // known:3} %")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="xapi",
+        description="The XenAPI toolstack of this host.",
+        epilog="Settings: docs/settings.md, xapi(8).",
+    )
+    parser.add_argument("--version", action="version", version=f"xapi {__version__}")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"settings, TOML (default: {CONFIGURATION})"
+    )
+    parser.add_argument("--coverage", action="store_true", help="print which messages are served, and end")
+    parser.add_argument(
+        "-o",
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="override one setting; repeatable",
+    )
+    return parser.parse_args(arguments)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Raises SettingsWrong."""
+    overrides: dict[str, Any] = {}
+    for pair in options.set:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise SettingsWrong(f"--set takes NAME=VALUE, not {pair}")
+        value: Any = text
+        if text in ("true", "false"):
+            value = text == "true"
+        elif text.isdigit():
+            value = int(text)
+        overrides[name] = value
+    path = options.config or (CONFIGURATION if CONFIGURATION.exists() else None)
+    return read(path, overrides)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command `xapi`."""
+    options = parse(arguments)
+    if options.coverage:
+        print_coverage()
+        return 0
+    try:
+        settings = settings_of(options)
+    except SettingsWrong as error:
+        print(f"xapi: {error}", file=sys.stderr)
+        return 2
+    logs.configure(settings.log_level.upper())
+    os.umask(0o022)
+    catalogue.load()
+    try:
+        import uvloop
+
+        run = uvloop.run if hasattr(uvloop, "run") else _run_with(uvloop)
+    except ImportError:  # slower by a third, and as good otherwise
+        run = asyncio.run
+    try:
+        run(Daemon(settings).run())
+    except (JournalBusy, JournalUnreadable) as error:
+        log.critical("%s", error)
+        return 1
+    return 0
+
+
+def _run_with(uvloop: Any) -> Any:
+    uvloop.install()
+    return asyncio.run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

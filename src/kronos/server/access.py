@@ -1,0 +1,116 @@
+"""Access: who stands at a door other than RPC — a console, the command line, a transfer — and what they may do there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from kronos.commands.protocol import API, Login
+from kronos.datamodel.errors import Failure
+from kronos.datamodel.model import model
+from kronos.db.records import Session
+from kronos.db.records import Task as TaskRow
+from kronos.dispatch import roles
+from kronos.dispatch.call import Origin
+from kronos.dispatch.pipeline import Pipeline
+from kronos.server.routing import Credentials
+
+
+class SessionAPI:
+    """XenAPI as one session sees it, for code that runs on a worker thread."""
+
+    def __init__(self, pipeline: Pipeline, origin: Origin, session: Session) -> None:
+        self._pipeline = pipeline
+        self._origin = origin
+        self._session = session
+
+    @property
+    def session(self) -> str:
+        return self._session.ref
+
+    def __call__(self, method: str, *args: object) -> Any:
+        """Make a call; its value. Raises Failure."""
+        value = self._pipeline.perform(self._origin, self._session, method, args)
+        self._pipeline.durability.block()
+        return value
+
+    def task(self, method: str, *args: object, progress: Callable[[float], None] | None = None) -> Any:
+        """Make a call as a task that others can see and cancel; `progress` hears of it from 0.0 to 1.0."""
+        db = self._pipeline.db
+
+        def tell() -> None:
+            for row in db.all(TaskRow):
+                if (
+                    row.session == self.session
+                    and row.name_label == f"Async.{method}"
+                    and row.status == "pending"
+                ):
+                    assert progress is not None
+                    progress(row.progress)
+
+        route = self._pipeline.routes.get(method)
+        name = f"Async.{method}" if route is not None and route.message.asynchronous else method
+        if progress is None:
+            return self._pipeline.perform(self._origin, self._session, name, args)
+        with db.listening(tell):
+            return self._pipeline.perform(self._origin, self._session, name, args)
+
+    def using(self, session: str) -> API:
+        return SessionAPI(self._pipeline, self._origin, self._pipeline.sessions.require(session))
+
+    def remote(self, address: str, username: str, password: str) -> AbstractContextManager[API]:
+        """Another pool's XenAPI. Raises CANNOT_CONTACT_HOST: hosts do not yet call each other."""
+        raise Failure("CANNOT_CONTACT_HOST", address)
+
+
+class Access:
+    """Turns credentials into sessions. Every method blocks: doors call it from threads of their own."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+
+    def login(self, origin: Origin, user: str, password: str, *, local: bool = False) -> Session:
+        """Log in. Raises SESSION_AUTHENTICATION_FAILED."""
+        name = "session.slave_local_login_with_password" if local else "session.login_with_password"
+        arguments = (user, password) if local else (user, password, "2.21", origin.user_agent)
+        ref = self.pipeline.perform(origin, None, name, arguments)
+        return self.pipeline.sessions.local(ref) if local else self.pipeline.sessions.require(ref)
+
+    @contextmanager
+    def session_of(self, credentials: Credentials) -> Iterator[Session]:
+        """The session that a request names, or one that lasts as long as the block does.
+
+        Raises SESSION_INVALID, SESSION_AUTHENTICATION_FAILED.
+        """
+        if credentials.session:
+            yield self.pipeline.sessions.require(credentials.session)
+            return
+        if not (credentials.username or credentials.origin.local):
+            raise Failure("SESSION_INVALID", "")
+        session = self.login(credentials.origin, credentials.username, credentials.password)
+        try:
+            yield session
+        finally:
+            self.pipeline.sessions.end(session)
+
+    def require(self, session: Session, action: str) -> None:
+        """Raises RBAC_PERMISSION_DENIED unless the session may use this HTTP action, such as `connect_console`."""
+        if model().http_actions[action]["checked"]:
+            roles.require(session, f"http/{action}")
+
+    def open(self, origin: Origin) -> Callable[[Login], AbstractContextManager[API]]:
+        """What a command uses to get its session: the one it names, or a new one that ends with it."""
+
+        @contextmanager
+        def opened(login: Login) -> Iterator[API]:
+            if login.session:
+                yield SessionAPI(self.pipeline, origin, self.pipeline.sessions.require(login.session))
+                return
+            session = self.login(origin, login.username, login.password, local=login.local)
+            try:
+                yield SessionAPI(self.pipeline, origin, session)
+            finally:
+                self.pipeline.sessions.end(session)
+
+        return opened
