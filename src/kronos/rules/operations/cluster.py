@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kronos.db.database import Database
 from kronos.db.records import Cluster, Cluster_host
 from kronos.rules.operations.obstacle import Obstacle, bar, enumerated, in_progress
-from kronos.rules.operations.surroundings import upgrading
+from kronos.rules.surroundings import upgrading
 
 OF_CLUSTER = enumerated("cluster_operation")
 OF_MEMBER = enumerated("cluster_host_operation")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from kronos.db.database import Database
 from kronos.db.records import VM, VM_guest_metrics
 from kronos.rules.operations.obstacle import Obstacle, bar
-from kronos.rules.operations.surroundings import has_drivers
+from kronos.rules.surroundings import has_drivers
 
 PLUGGED = frozenset({"plug", "unplug"})
 _GOING_DOWN = frozenset({"clean_shutdown", "hard_shutdown", "suspend", "pause"})

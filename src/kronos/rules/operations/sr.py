@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kronos.db.database import Database
 from kronos.db.records import PBD, SR, VDI
 from kronos.rules.operations.obstacle import Obstacle, bar, enumerated, first
-from kronos.rules.operations.surroundings import features, upgrading
+from kronos.rules.surroundings import features, upgrading
 
 OPERATIONS = enumerated("storage_operations")
 

@@ -8,7 +8,7 @@ from kronos.db.database import Database
 from kronos.db.records import VBD, VDI, VM
 from kronos.rules.operations.obstacle import Obstacle, bar, enumerated, first
 from kronos.rules.operations.plugging import going_down, hot_plug, power_state
-from kronos.rules.operations.surroundings import domain_type
+from kronos.rules.surroundings import domain_type
 
 OPERATIONS = LISTED = enumerated("vbd_operations")
 EVERY = frozenset(OPERATIONS)

@@ -8,7 +8,7 @@ from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.records import PBD, SR, VBD, VDI, VM
 from kronos.rules.operations.obstacle import Obstacle, bar, enumerated, first
-from kronos.rules.operations.surroundings import features, pool, upgrading
+from kronos.rules.surroundings import features, pool, upgrading
 
 OPERATIONS = LISTED = enumerated("vdi_operations")
 EVERY = frozenset(OPERATIONS)

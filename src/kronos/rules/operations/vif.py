@@ -8,7 +8,7 @@ from kronos.db.database import Database
 from kronos.db.records import PIF, VIF, VM, Network
 from kronos.rules.operations.obstacle import Obstacle, bar, enumerated, in_progress
 from kronos.rules.operations.plugging import PLUGGED, going_down, hot_plug, power_state
-from kronos.rules.operations.surroundings import domain_type, is_domain_zero
+from kronos.rules.surroundings import domain_type, is_domain_zero
 
 OPERATIONS = LISTED = enumerated("vif_operations")
 EVERY = frozenset(OPERATIONS)

@@ -23,7 +23,7 @@ from kronos.db.records import (
     VM_metrics,
 )
 from kronos.rules.operations.obstacle import Obstacle, bar, enumerated, in_progress
-from kronos.rules.operations.surroundings import LIVE, has_drivers, is_domain_zero, is_true, pool, upgrading
+from kronos.rules.surroundings import LIVE, has_drivers, is_domain_zero, is_true, pool, upgrading
 
 OPERATIONS = enumerated("vm_operations")
 EVERY = frozenset(OPERATIONS)
