@@ -88,7 +88,7 @@ class Daemon:
             network=BridgeNetwork(settings.state / "network"),
             state=settings.state,
             intents=Intents(settings.state / "intents"),
-            open_storage=registry.open_storage,
+            open_storage=registry.build,
             kernels=(settings.state / "guest", settings.state / "tiny-guest"),
             authenticate=self._authenticate,
         )

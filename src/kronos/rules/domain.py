@@ -11,6 +11,7 @@ from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.records import VBD, VDI, VIF, VM, Host, Network
 from kronos.hypervisor.base import Action, DirectKernel, Disk, Domain, Firmware, Interface, Kind, Limits
+from kronos.network.names import port_name
 from kronos.rules import boot, platform
 from kronos.rules.devices import disk_number
 from kronos.rules.memory import Limits as MemoryLimits
@@ -154,17 +155,9 @@ def _limits(vbd: VBD) -> Limits:
 # --- interfaces ------------------------------------------------------------------------------------------------------
 
 
-def tap_name(vif: VIF) -> str:
-    """The host's end of a VIF: the same name for as long as the VIF exists, and no longer than Linux allows.
-
-    It does not begin with vif or vnet: libvirt takes such names for its own, and gives the device another.
-    """
-    return f"tap{vif.uuid.replace('-', '')[:12]}"
-
-
 def interface(db: Database, vif: VIF) -> Interface:
     """A VIF as its hypervisor is to plug it. Raises INVALID_DEVICE [device], HANDLE_INVALID."""
-    network = db.get(Network, vif.network)
+    network, vm = db.get(Network, vif.network), db.get(VM, vif.VM)
     if not vif.device.isdecimal():
         raise Failure("INVALID_DEVICE", vif.device)
     mtu = _integer(vif.other_config.get("mtu"), network.MTU)
@@ -173,8 +166,8 @@ def interface(db: Database, vif: VIF) -> Interface:
         mac=vif.MAC,
         bridge=network.bridge,
         mtu=mtu if mtu in _MTUS else network.MTU,
-        tap=tap_name(vif),
-        model=platform.nic_model(db.get(VM, vif.VM)),
+        tap=port_name(vm.uuid, vif.device),
+        model=platform.nic_model(vm),
     )
 
 

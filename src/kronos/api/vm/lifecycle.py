@@ -5,14 +5,14 @@ Each step that takes something pushes its undoing on an ExitStack; the record ch
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from kronos.api.vm import state
 from kronos.api.vm.backing import attach, attach_disks, bring_up_networks, driver_of, secure_ports
+from kronos.api.vm.naming import named_by_reference
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
 from kronos.db.records import SR, VDI, VM, Host, Pool
@@ -28,15 +28,6 @@ CLEAN_SHUTDOWN_PATIENCE = 20 * 60.0
 
 def _vm(call: Call, ref: str) -> VM:
     return call.db.get(VM, ref)
-
-
-@contextlib.contextmanager
-def named_by_reference(vm: VM) -> Iterator[None]:
-    """A driver names VMs by uuid; clients know references."""
-    try:
-        yield
-    except Failure as failure:
-        raise Failure(failure.code, *(vm.ref if p == vm.uuid else p for p in failure.params)) from failure
 
 
 # --- starting --------------------------------------------------------------------------------------------------------
@@ -65,6 +56,7 @@ def boot(call: Call, vm: VM, *, paused: bool) -> None:
     """Attach what a VM needs and let it run here; on a failure everything is let go again."""
     state.starting(vm)
     with named_by_reference(vm), ExitStack() as undo:
+        reserve(call, vm, undo)
         described = describe(call, vm, undo)
         call.task.progress(0.5)
         domid = call.machine.hypervisor.start(described, paused=paused)
@@ -72,6 +64,12 @@ def boot(call: Call, vm: VM, *, paused: bool) -> None:
     state.started(call.db, call.machine, vm, domid, paused=paused)
     if vm.start_delay:
         time.sleep(vm.start_delay)
+
+
+def reserve(call: Call, vm: VM, undo: ExitStack) -> None:
+    """Count the VM's memory as taken while it is on its way here: two starts must not be promised the same."""
+    vm.scheduled_to_be_resident_on = call.machine.host_ref
+    undo.callback(setattr, vm, "scheduled_to_be_resident_on", NULL)
 
 
 def describe(call: Call, vm: VM, undo: ExitStack) -> Domain:
@@ -175,6 +173,7 @@ def wake(call: Call, vm: VM, *, paused: bool) -> None:
     if image is None:
         raise Failure("VM_HAS_NO_SUSPEND_VDI", vm.ref)
     with named_by_reference(vm), ExitStack() as undo:
+        reserve(call, vm, undo)
         described = describe(call, vm, undo)
         with ExitStack() as image_open:
             attachment = attach(call, image, writable=False, undo=image_open)
