@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
@@ -31,6 +31,7 @@ _AFTER_CRASH: dict[str, Action] = {
     "rename_restart": "restart",
     "preserve": "preserve",
 }
+_FORMATS: dict[str, Literal["raw", "qcow2"]] = {"raw": "raw", "qcow2": "qcow2"}
 _KINDS: dict[str, Kind] = {"hvm": "hvm", "pv": "pv", "pvh": "pvh", "pv_in_pvh": "pv_in_pvh"}
 
 
@@ -107,41 +108,28 @@ def disk(db: Database, vbd: VBD, attached: Attached | None) -> Disk:
     number = disk_number(vbd.userdevice)
     if number is None:
         raise Failure("INVALID_DEVICE", vbd.userdevice)
-    vm = db.get(VM, vbd.VM)
     cdrom = vbd.type == "CD"
+    # A CD drive on a paravirtual bus is something no installer looks for; the hypervisor knows better.
+    bus = None if cdrom else platform.disk_bus(db.get(VM, vbd.VM))
     if vbd.empty:
-        return Disk(number, None, read_only=True, cdrom=True, bootable=vbd.bootable, bus=_bus(vm, cdrom))
+        return Disk(number, None, read_only=True, cdrom=cdrom, bootable=vbd.bootable, bus=bus)
     vdi = db.get(VDI, vbd.VDI)
-    if attached is None:
-        raise Failure("INTERNAL_ERROR", f"VDI {vdi.ref} is not attached")
-    if attached.format == "qcow2":
-        return _filled(vbd, vdi, Disk(number, attached.path, "qcow2", cdrom=cdrom, bus=_bus(vm, cdrom)))
-    if attached.format == "raw":
-        return _filled(vbd, vdi, Disk(number, attached.path, "raw", cdrom=cdrom, bus=_bus(vm, cdrom)))
-    raise Failure(
-        "INTERNAL_ERROR", f"VDI {vdi.ref} is attached as {attached.format}, which no hypervisor reads"
-    )
-
-
-def _filled(vbd: VBD, vdi: VDI, bare: Disk) -> Disk:
+    form = _FORMATS.get(attached.format) if attached is not None else None
+    if attached is None or form is None:
+        raise Failure("INTERNAL_ERROR", f"VDI {vdi.ref} is not attached in a format that hypervisors read")
     return Disk(
-        device=bare.device,
-        path=bare.path,
-        format=bare.format,
-        read_only=bare.cdrom or vbd.mode == "RO" or vdi.read_only,
-        cdrom=bare.cdrom,
+        device=number,
+        path=attached.path,
+        format=form,
+        read_only=cdrom or vbd.mode == "RO" or vdi.read_only,
+        cdrom=cdrom,
         bootable=vbd.bootable,
         # Disks show no more than 20 characters of it.
         serial=vdi.uuid.replace("-", "")[:20],
         limits=_limits(vbd),
-        bus=bare.bus,
+        bus=bus,
         shared=vdi.sharable,
     )
-
-
-def _bus(vm: VM, cdrom: bool) -> platform.Bus | None:
-    # A CD drive on a paravirtual bus is something no installer looks for; the hypervisor knows better.
-    return None if cdrom else platform.disk_bus(vm)
 
 
 def _limits(vbd: VBD) -> Limits:
@@ -166,7 +154,7 @@ def interface(db: Database, vif: VIF) -> Interface:
         mac=vif.MAC,
         bridge=network.bridge,
         mtu=mtu if mtu in _MTUS else network.MTU,
-        tap=port_name(vm.uuid, vif.device),
+        tap=port_name(vm.uuid, int(vif.device)),
         model=platform.nic_model(vm),
     )
 
