@@ -24,9 +24,9 @@ CALLS = {
     "appliance-destroy": "VM_appliance.destroy VM_appliance=uuid",
     "appliance-start": "VM_appliance.start VM_appliance=uuid bool=paused?",
     "bond-create": "Bond.create network=network-uuid PIF[]=pif-uuids text=mac? "
-    "text=mode?balance-slb map=properties -> uuid",
+    "enum=mode?balance-slb|balance-slb|active-backup|lacp map=properties -> uuid",
     "bond-destroy": "Bond.destroy Bond=uuid",
-    "bond-set-mode": "Bond.set_mode Bond=uuid text=mode",
+    "bond-set-mode": "Bond.set_mode Bond=uuid enum=mode|balance-slb|active-backup|lacp",
     "caller-destroy": "Caller.destroy Caller=uuid",
     "cluster-create": "Cluster.create PIF=pif-uuid text=cluster-stack?corosync bool=pool-auto-join?true "
     "float=token-timeout?20 float=token-timeout-coefficient?1 -> uuid",
@@ -49,7 +49,6 @@ CALLS = {
     "gpu-group-destroy": "GPU_group.destroy GPU_group=uuid",
     "gpu-group-get-remaining-capacity": "GPU_group.get_remaining_capacity GPU_group=uuid VGPU_type=vgpu-type-uuid "
     "-> message",
-    "host-bugreport-upload": "host.bugreport_upload host* text=url? options=url,host,http_proxy",
     "host-call-plugin": "host.call_plugin host=host-uuid text=plugin text=fn args=args -> line",
     "host-compute-free-memory": "host.compute_free_memory host1 -> message",
     "host-compute-memory-overhead": "host.compute_memory_overhead host1 -> message",

@@ -157,6 +157,19 @@ def apply_updates(invocation: Invocation) -> None:
     selectors.for_hosts(invocation, act, "hash", several=False)
 
 
+@command("host-bugreport-upload")
+def bugreport_upload(invocation: Invocation) -> None:
+    """Upload the system status; any parameter but the host's selectors goes along as an option."""
+    arguments = invocation.arguments
+    url = arguments.get("url")
+    options = {name: value for name, value in arguments.filters() if name not in ("host", "url")}
+
+    def act(host: Row) -> None:
+        invocation.api("host.bugreport_upload", host.ref, url, options)
+
+    selectors.for_hosts(invocation, act, "url", "http_proxy")
+
+
 @command("update-precheck")
 def update_precheck(invocation: Invocation) -> None:
     update = invocation.ref("pool_update")

@@ -75,13 +75,20 @@ def vif_unplug(invocation: Invocation) -> None:
     invocation.api("VIF.unplug_force" if force else "VIF.unplug", invocation.ref("VIF"))
 
 
-@command("vif-configure-ipv4", "vif-configure-ipv6")
-def vif_configure(invocation: Invocation) -> None:
+@command("vif-configure-ipv4")
+def vif_configure_ipv4(invocation: Invocation) -> None:
+    invocation.api("VIF.configure_ipv4", *_address(invocation))
+
+
+@command("vif-configure-ipv6")
+def vif_configure_ipv6(invocation: Invocation) -> None:
+    invocation.api("VIF.configure_ipv6", *_address(invocation))
+
+
+def _address(invocation: Invocation) -> tuple[str, str, str, str]:
     arguments = invocation.arguments
-    version = invocation.facts.name[-1]
     mode = grammar.one_of("mode", arguments["mode"], ("None", "Static"))
     address = arguments.get("address")
     if mode == "Static" and not address:
         raise UsageError("Required parameter not found: address")
-    vif = invocation.ref("VIF")
-    invocation.api(f"VIF.configure_ipv{version}", vif, mode, address, arguments.get("gateway"))
+    return invocation.ref("VIF"), mode, address, arguments.get("gateway")

@@ -84,7 +84,8 @@ class FakeAPI:
             return tuple(ref for ref, record in objects.items() if record["name_label"] == args[0])
         if name == "create" and message.kind == "ctor":
             return self.add(message.cls, **args[0])
-        if message.field or name in ("get_record", "destroy"):
+        own = bool(message.params) and message.params[0].type.spec == f"{message.cls} ref"
+        if (message.field and own) or name in ("get_record", "destroy"):
             if args[0] not in objects:
                 raise Failure("HANDLE_INVALID", message.cls, args[0])
             return self._on_object(message, objects, *args)
