@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from kronos.datamodel.model import Class
 from kronos.datamodel.types import MapType, SetType, Type
+from kronos.db.journal import decode
 
 if TYPE_CHECKING:
     from kronos.db.database import Database
@@ -17,13 +18,10 @@ try:
     import orjson
 
     dump_json = orjson.dumps
-    load_json: Callable[[bytes], Any] = orjson.loads
 except ImportError:  # an accelerator where it is found, never a need
 
     def dump_json(value: Any) -> bytes:
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-
-    load_json = json.loads
 
 _OPEN = len(b"<member><name></name>")
 _CLOSE = len(b"</member>")
@@ -104,7 +102,7 @@ class Record:
             return self._fields
         kinds = self.kind.fields
         fields = stored_defaults(self.kind)
-        for name, value in load_json(body).items():
+        for name, value in decode(body).items():
             # A field that a later version no longer has is dropped.
             if name in kinds:
                 fields[name] = from_json(kinds[name].type, value)

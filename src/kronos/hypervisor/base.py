@@ -320,6 +320,10 @@ class Hypervisor(ABC):
 
     # What follows are abilities that a driver has by overriding them.
 
+    def versions(self) -> dict[str, str]:
+        """The versions of the layers below, by name: libvirt, qemu, xen."""
+        return {}
+
     def vnc(self, uuid: str) -> Path:
         """The unix socket where the VM's screen speaks RFB."""
         raise Failure("VM_LACKS_FEATURE", uuid)

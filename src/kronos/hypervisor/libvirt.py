@@ -59,6 +59,9 @@ class LibvirtHypervisor(Hypervisor):
     """The libvirt behind `uri`; sockets and console logs of its VMs lie in directories below
     `run_directory`."""
 
+    _product = "qemu"
+    """What `versions` calls the emulator or hypervisor behind libvirt."""
+
     def __init__(self, uri: str, run_directory: Path) -> None:
         self.uri = uri
         self.places = Places(run_directory.absolute())
@@ -195,6 +198,15 @@ class LibvirtHypervisor(Hypervisor):
 
     def watch(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         return self._announcer.watch(callback)
+
+    def versions(self) -> dict[str, str]:
+        handle = self._connection.handle()
+        try:
+            found = {"libvirt": handle.getLibVersion(), self._product: handle.getVersion()}
+        except libvirt.libvirtError as error:
+            raise Failure("INTERNAL_ERROR", f"libvirt: {error}") from error
+        # One number holds all three: 7002022 is 7.2.22.
+        return {name: f"{n // 1_000_000}.{n // 1000 % 1000}.{n % 1000}" for name, n in found.items()}
 
     def vnc(self, uuid: str) -> Path:
         with refusing(uuid):

@@ -203,16 +203,16 @@ class Renderer(ABC):
         return element
 
     def interface(self, interface: Interface, order: int | None) -> Element:
-        if interface.bridge is None and interface.tap is None:
-            raise ValueError(f"interface {interface.device} has neither a tap nor a bridge")
         element = Element("interface", type="ethernet" if interface.bridge is None else "bridge")
         add(element, "mac", address=interface.mac)
         if interface.bridge is not None:
             add(element, "source", bridge=interface.bridge)
-        if interface.bridge is None:
-            add(element, "target", dev=interface.tap, managed="no")
+            if interface.tap is not None:
+                add(element, "target", dev=interface.tap)
         elif interface.tap is not None:
-            add(element, "target", dev=interface.tap)
+            add(element, "target", dev=interface.tap, managed="no")
+        else:
+            raise ValueError(f"interface {interface.device} has neither a tap nor a bridge")
         add(element, "model", type=self.model(interface))
         if interface.mtu != 1500:
             add(element, "mtu", size=interface.mtu)

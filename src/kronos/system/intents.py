@@ -7,7 +7,7 @@ left name what has to be cleaned up.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,12 +22,21 @@ class Intents:
         directory.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
-    def declared(self, name: str, facts: dict[str, str]) -> Iterator[None]:
-        """An intent for as long as the block runs; an exception withdraws it as well, since the block undid itself."""
+    def declared(self, name: str, facts: dict[str, str]) -> Iterator[Callable[[str, str], None]]:
+        """An intent for as long as the block runs; an exception withdraws it as well, since the block undid itself.
+
+        The block gets a function that adds a fact, durably, as the work goes on.
+        """
         path = self.directory / name
-        write_whole(path, json.dumps(facts).encode(), 0o600)
+        known = dict(facts)
+
+        def note(key: str, value: str) -> None:
+            known[key] = value
+            write_whole(path, json.dumps(known).encode(), 0o600)
+
+        write_whole(path, json.dumps(known).encode(), 0o600)
         try:
-            yield
+            yield note
         finally:
             path.unlink(missing_ok=True)
             sync_directory(self.directory)

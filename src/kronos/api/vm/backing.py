@@ -67,7 +67,7 @@ def port_of(call: Call, vm: VM, vif: VIF) -> VifPort:
     if not kbps.isdigit():
         raise Failure("INVALID_VALUE", "qos_algorithm_params:kbps", kbps)
     return VifPort(
-        device=port_name(vm.uuid, vif.device),
+        device=port_name(vm.uuid, int(vif.device)),
         mac=vif.MAC,
         locking_mode=LockingMode.effective(vif.locking_mode, network.default_locking_mode),
         ipv4_allowed=tuple(IPv4Address(address) for address in vif.ipv4_allowed),

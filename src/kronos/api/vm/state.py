@@ -163,7 +163,7 @@ def _attached_disks(db: Database, vm: VM) -> list[tuple[str, str]]:
 
 def interfaces_of(db: Database, vm: VM) -> list[str]:
     """The host's ends of the VM's network interfaces."""
-    return [port_name(vm.uuid, db.get(VIF, ref).device) for ref in vm.VIFs]
+    return [port_name(vm.uuid, int(db.get(VIF, ref).device)) for ref in vm.VIFs]
 
 
 def release(machine: Machine, disks: list[tuple[str, str]], taps: list[str]) -> None:
