@@ -1,0 +1,85 @@
+"""Benches on which a storage driver is tried: a place for its SR, and a guest that writes to its disks."""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kronos.storage import registry
+from kronos.storage.base import StorageDriver
+from kronos.storage.fake import FakeDriver
+from kronos.system.commands import CommandFailed, run
+
+BLOCK = 65536
+
+
+class Bench:
+    """A driver whose disks are files: the guest is qemu-io. It serves every type that takes a `location`."""
+
+    def __init__(self, sr_type: str, place: Path) -> None:
+        self.sr_type = sr_type
+        self.sr_uuid = str(uuids.uuid4())
+        self.config = {"location": str(place / sr_type)}
+        self.can = frozenset(registry.describe(sr_type).capabilities)
+        self.opened: dict[str, Path] = {}
+        """What a running guest has open, whatever the SR says."""
+
+    def build(self) -> StorageDriver:
+        return registry.build(self.sr_type, self.sr_uuid, self.config)
+
+    def ready(self) -> StorageDriver:
+        driver = self.build()
+        driver.create(0)
+        driver.attach()
+        return driver
+
+    def write(self, driver: StorageDriver, uuid: str, block: int, pattern: int) -> None:
+        self._guest(driver, uuid, f"write -q -P {pattern} {block * BLOCK} {BLOCK}", writable=True)
+
+    def holds(self, driver: StorageDriver, uuid: str, block: int, pattern: int) -> bool:
+        """Does the guest read `pattern` all over the block?"""
+        try:
+            self._guest(driver, uuid, f"read -q -P {pattern} {block * BLOCK} {BLOCK}", writable=False)
+        except CommandFailed:
+            return False
+        return True
+
+    def _guest(self, driver: StorageDriver, uuid: str, command: str, writable: bool) -> None:
+        attachment = driver.volume_attach(uuid, writable)
+        path = self.opened.get(uuid, attachment.path)
+        run(["qemu-io", *([] if writable else ["-r"]), "-f", attachment.format, "-c", command, str(path)])
+        driver.volume_detach(uuid)
+
+
+class FakeBench(Bench):
+    def write(self, driver: StorageDriver, uuid: str, block: int, pattern: int) -> None:
+        assert isinstance(driver, FakeDriver)
+        driver.volume_attach(uuid, True)
+        driver.write(uuid, block * BLOCK, bytes([pattern]) * BLOCK)
+        driver.volume_detach(uuid)
+
+    def holds(self, driver: StorageDriver, uuid: str, block: int, pattern: int) -> bool:
+        assert isinstance(driver, FakeDriver)
+        return driver.read(uuid, block * BLOCK, BLOCK) == bytes([pattern]) * BLOCK
+
+
+BENCHES: dict[str, type[Bench]] = {"fake": FakeBench}
+
+
+@pytest.fixture(params=sorted(registry.drivers(for_tests=True)))
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """A bench for each SR type there is."""
+    sr_type = request.param
+    yield BENCHES.get(sr_type, Bench)(sr_type, tmp_path)
+    FakeDriver.places.clear()
+
+
+@pytest.fixture
+def disks(bench: Bench) -> Bench:
+    """A bench for each SR type in which disks can be made."""
+    if "VDI_CREATE" not in bench.can:
+        pytest.skip(f"{bench.sr_type} makes no disks")
+    return bench
