@@ -20,7 +20,7 @@ Usage: xe <command> [options] [name=value ...]
     -p <port>                port on that host
     -u <username>            user to log in as
     -pw <password>           their password
-    -pwf <file>              file with the user on line 1 and the password on line 2
+    -pwf <file>              file with the user and the password, a line each
     --nossl                  talk to the host without TLS
     --minimal                values alone, separated by commas
     --debug                  show what is sent and received
@@ -67,6 +67,8 @@ def run(arguments: Sequence[str]) -> int:
         return _complain("Lost connection to the server.")
     except wire.Refused as error:
         return _complain(str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _complain(f"Error: {error.strerror or error}")
 
