@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kronos import __version__
 from kronos.dispatch.pipeline import Pipeline
-from kronos.server import cli, rpc
+from kronos.server import cli, console, rpc
 from kronos.server.access import Access
+from kronos.server.guest_consoles import GuestConsoles
 from kronos.server.limits import Limits
 from kronos.server.routing import Doors, OnThread, Page, Reply, Request
 from kronos.server.streams import BlockingStream
@@ -23,6 +24,7 @@ def all_doors(pipeline: Pipeline, access: Access) -> Doors:
     doors = Doors()
     rpc.add_doors(doors, pipeline, Limits().inline_body)
     doors.add("GET", "/", Page(lambda request: Reply(200, (_LANDING.encode(),))))
+    console.add_doors(doors, GuestConsoles(access).resolve)
     doors.add("POST", "/cli", OnThread(CommandLine(access).serve))
     return doors
 

@@ -1,0 +1,33 @@
+# Every target does its own set-up; `make` alone says what there is.
+PYTHON := .venv/bin/python
+
+help:
+	@echo "make demo        set up, start xapi and boot a guest through XenAPI"
+	@echo "make demo-stop   end the demo and remove everything it made"
+	@echo "make test        set up and run every test"
+	@echo "make check       format, lint, types, layers, generated files, unit and contract tests"
+	@echo "make bench       measure each goal beside its floor"
+	@echo "make stubs       write the generated stubs again"
+
+setup:
+	@tools/setup
+
+demo: setup
+	@$(PYTHON) tools/demo.py start
+
+demo-stop: setup
+	@$(PYTHON) tools/demo.py stop
+
+check: setup
+	@tools/gates
+
+test: setup
+	@tools/test
+
+bench: setup
+	@$(PYTHON) -m bench
+
+stubs: setup
+	@$(PYTHON) tools/stubs.py
+
+.PHONY: help setup demo demo-stop check test bench stubs
