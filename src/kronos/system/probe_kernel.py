@@ -1,4 +1,4 @@
-"""A kernel of under a hundred bytes that proves that a hypervisor runs guests: it writes a line and powers off.
+"""A kernel of a hundred bytes that proves that a hypervisor runs guests: it writes a line and powers off.
 
 /dev/kvm may exist and still run nothing: no nested virtualisation, no permission, a broken module. Whoever wants to
 know boots this:
