@@ -173,13 +173,11 @@ def _id(untrusted: object, version: int) -> bytes:
 
 def _check_depth(value: object) -> None:
     level = [value]
-    for _depth in range(MAX_DEPTH + 1):
+    for _depth in range(MAX_DEPTH):
         inner: list[object] = []
         for each in level:
-            if isinstance(each, list):
-                inner.extend(each)
-            elif isinstance(each, dict):
-                inner.extend(each.values())
+            values = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+            inner.extend([item for item in values if isinstance(item, dict | list)])
         if not inner:
             return
         level = inner

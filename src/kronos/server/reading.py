@@ -83,6 +83,7 @@ class RequestReader(asyncio.Protocol):
         "_clean",
         "_head",
         "_head_size",
+        "_again",
         "_arrived",
     )
 
@@ -107,6 +108,7 @@ class RequestReader(asyncio.Protocol):
         self._clean = True
         self._head: bytes | None = b""
         self._head_size = 0
+        self._again = b""
         self._arrived = b""
 
     @abstractmethod
@@ -133,23 +135,24 @@ class RequestReader(asyncio.Protocol):
         self._piece = data
         self._begun = 0
         self._clean = self._phase <= BETWEEN
-        while True:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                # An upgrade that no door wants (h2c, which some Java clients ask for) is not taken up.
-                self._parser = httptools.HttpRequestParser(self)
-                data = data[upgrade.args[0] :]
-                self._clean = False
-                if self._mode == HTTP and data:
-                    continue
-            except httptools.HttpParserError as error:
-                if self._mode == HTTP:
-                    self._refuse_unparsed(error)
-            break
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if self._again:
+                self._parse_again()
+            elif self._mode == HTTP:
+                self._refuse_unparsed(error)
+        except httptools.HttpParserUpgrade:
+            if self._mode == HTTP:
+                self._refuse(error_page(400, "an upgrade that is not known here"))
         self._piece = b""
         if self._phase == HEAD and self._mode == HTTP:
             self._keep_head(data)
+
+    def _parse_again(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        data, self._again = self._again, b""
+        self._parse(data)
 
     def _refuse_unparsed(self, error: httptools.HttpParserError) -> None:
         if isinstance(error, httptools.HttpParserCallbackError):
@@ -209,6 +212,8 @@ class RequestReader(asyncio.Protocol):
             self._without_door(request)
         elif door.takes_over:
             self._hand_over(request)
+        if b"upgrade" in headers:
+            self._without_upgrade(request)
         if b"content-length" in headers or b"transfer-encoding" in headers:
             self._expect_body(request, headers)
 
@@ -242,7 +247,7 @@ class RequestReader(asyncio.Protocol):
             self._stop(400, "a space in a header's name")
         if len(pairs) > self._limits.headers:
             self._stop(431, f"more than {self._limits.headers} headers")
-        if len(self._piece) > self._limits.head:
+        if len(self._piece) + (0 if self._begun else self._head_size) > self._limits.head:
             size = len(self._url) + sum([len(name) + len(value) + 4 for name, value in pairs])
             if size > self._limits.head:
                 self._stop(431, f"more than {self._limits.head} bytes")
@@ -286,6 +291,13 @@ class RequestReader(asyncio.Protocol):
 
     def _hand_over(self, request: Request) -> NoReturn:
         """The headers of a request end here, and its door wants the connection: what follows them is not parsed."""
+        self._arrived = self._after_head()
+        self._mode = HELD
+        self._hold(request)
+        raise _Stop
+
+    def _after_head(self) -> bytes:
+        """What has arrived behind the headers of the request being read."""
         if self._begun == 0 and self._head is not None:
             raw = self._head + self._piece
         elif self._begun == 1 and self._clean:
@@ -295,7 +307,15 @@ class RequestReader(asyncio.Protocol):
         end = _HEAD_END.search(raw, len(raw) - len(raw.lstrip(b"\r\n")))
         if end is None:
             self._stop(400, "odd line ends")
-        self._arrived = raw[end.end() :]
-        self._mode = HELD
-        self._hold(request)
+        return raw[end.end() :]
+
+    def _without_upgrade(self, request: Request) -> NoReturn:
+        """Read the request anew as if it did not ask for an upgrade.
+
+        No door wants the one it asks for (h2c, which some Java clients try), so it is not taken up; but the parser
+        would take the request's body for the new protocol.
+        """
+        lines = [b"%b %b HTTP/1.1" % (request.method, self._url)]
+        lines += [b"%b: %b" % pair for pair in self._pairs if pair[0] not in (b"upgrade", b"http2-settings")]
+        self._again = b"\r\n".join(lines) + b"\r\n\r\n" + self._after_head()
         raise _Stop

@@ -165,7 +165,7 @@ def _double(text: str) -> float:
 
 def _base64(text: str) -> str:
     try:
-        return b64decode(text).decode()
+        return b64decode("".join(text.split()), validate=True).decode()
     except (binascii.Error, ValueError):
         raise BadRequest("base64 that does not encode UTF-8 text") from None
 
