@@ -43,6 +43,8 @@ RULES: dict[str, Rules] = {
     "Cluster_host": Rules(cluster.member_obstacles, cluster.OF_MEMBER),
 }
 
+_DERIVED = frozenset({"allowed_operations"})
+
 
 def ruled(row: Record) -> bool:
     """Whether the row is of a class that has rules."""
@@ -79,6 +81,8 @@ def derive(db: Database, changes: Mapping[Record, Set[str]]) -> None:
     """
     stale: dict[Record, None] = {}
     for row, fields in changes.items():
+        if fields == _DERIVED:
+            continue
         # An empty list is one that nobody has derived yet, as after a start: it is not kept on disk.
         unknown = not fields or ruled(row) and not row.allowed_operations
         for reach in REACHES.get(row.kind.name, ()):

@@ -59,7 +59,7 @@ def obstacles(db: Database, sr: SR, *, strict: bool) -> Iterator[Obstacle]:
     if any((pbd := db.find(PBD, ref)) is not None and pbd.currently_attached for ref in pbds):
         yield bar({"destroy", "forget"}, "SR_HAS_PBD", sr.ref)
     if not pbds:
-        yield bar({"destroy"}, "SR_NO_PBDS", sr.ref)
+        yield bar({"destroy"}, "SR_HAS_NO_PBDS", sr.ref)
     if any(_holds_data(db, ref) for ref in sr.VDIs):
         yield bar({"destroy"}, "SR_NOT_EMPTY")
     current = sr.current_operations

@@ -80,7 +80,7 @@ def obstacles(db: Database, vdi: VDI, *, strict: bool) -> Iterator[Obstacle]:
         barred = _NOT_DESTROY if "mirror" in current.values() else EVERY
         yield bar(barred, "OTHER_OPERATION_IN_PROGRESS", "VDI", vdi.ref, name, task)
     if not any(_attached(db, ref) for ref in sr.PBDs):
-        yield bar({"resize"}, "SR_NO_PBDS", sr.ref)
+        yield bar({"resize"}, "SR_HAS_NO_PBDS", sr.ref)
     yield from _users(db, vdi)
     able = features(db, sr)
     lacking = [name for name, feature in NEEDS.items() if feature not in able]
@@ -131,7 +131,7 @@ def _type(db: Database, vdi: VDI, sr: SR) -> Iterator[Obstacle]:
         yield bar({"mirror", "set_on_boot"}, "VDI_CBT_ENABLED", vdi.ref)
     if not snapshot:
         yield bar({"data_destroy"}, "OPERATION_NOT_ALLOWED", f"VDI is not a snapshot: {vdi.ref}")
-        yield bar({"revert_to"}, "ONLY_REVERT_SNAPSHOT")
+        yield bar({"revert_to"}, "REVERT_ONLY_ALLOWED_ON_SNAPSHOT")
     else:
         yield bar(_TRACKING, "OPERATION_NOT_ALLOWED", f"VDI is a snapshot: {vdi.ref}")
     if not tracked:

@@ -200,8 +200,8 @@ def _kind(vm: VM) -> Iterator[Obstacle]:
         barred = _NOT_OF_TEMPLATES if default else _NOT_OF_OWN_TEMPLATES
         yield Obstacle(barred, lambda name: Failure("VM_IS_TEMPLATE", vm.ref, name))
     else:
-        yield bar({"provision"}, "ONLY_PROVISION_TEMPLATE")
-        yield bar({"revert"}, "ONLY_REVERT_SNAPSHOT")
+        yield bar({"provision"}, "PROVISION_ONLY_ALLOWED_ON_TEMPLATE")
+        yield bar({"revert"}, "REVERT_ONLY_ALLOWED_ON_SNAPSHOT")
 
 
 def _immobile(vm: VM, metrics: VM_metrics | None) -> Iterator[Obstacle]:
