@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import libvirt
@@ -70,12 +69,11 @@ Announce = Callable[[Event], None]
 Rejected = Callable[[str, DeviceId], None]
 
 
-def subscribe(handle: libvirt.virConnect, announce: Announce, rejected: Rejected) -> list[int]:
+def subscribe(handle: libvirt.virConnect, announce: Announce, rejected: Rejected) -> None:
     """Have `announce` called for every event of `handle`, and `rejected` for a device its guest would not
     give up.
 
-    Both are called in libvirt's event thread and must not wait. The numbers returned are for
-    domainEventDeregisterAny.
+    Both are called in libvirt's event thread and must not wait. It lasts as long as the handle.
     """
 
     def on_lifecycle(_: Any, domain: libvirt.virDomain, kind: int, detail: int, opaque: Any) -> None:
@@ -120,10 +118,5 @@ def subscribe(handle: libvirt.virConnect, announce: Announce, rejected: Rejected
         (libvirt.VIR_DOMAIN_EVENT_ID_RTC_CHANGE, on_clock),
         (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR, on_disk),
     ]
-    return [handle.domainEventRegisterAny(None, number, callback, None) for number, callback in wanted]
-
-
-def unsubscribe(handle: libvirt.virConnect, numbers: list[int]) -> None:
-    for number in numbers:
-        with suppress(libvirt.libvirtError):
-            handle.domainEventDeregisterAny(number)
+    for number, callback in wanted:
+        handle.domainEventRegisterAny(None, number, callback, None)

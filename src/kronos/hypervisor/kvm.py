@@ -7,6 +7,7 @@ import stat
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement
 
+from kronos.datamodel.errors import Failure
 from kronos.hypervisor.base import Disk, Domain, Interface
 from kronos.hypervisor.libvirt import LibvirtHypervisor
 from kronos.hypervisor.rendering import Places, Renderer, add, letters
@@ -17,6 +18,18 @@ _FIXED_PCI_DEVICES = (
     6  # video is on the root bus; USB, serial channels, SATA, balloon, RNG and one to spare are not
 )
 
+_MODELS = (
+    "virtio",
+    "e1000",
+    "e1000e",
+    "rtl8139",
+    "ne2k_pci",
+    "pcnet",
+    "i82551",
+    "i82557b",
+    "i82559er",
+    "vmxnet3",
+)
 _HYPERV: Sequence[str] = ("relaxed", "vapic", "vpindex", "runtime", "synic", "stimer", "frequencies", "reset")
 
 
@@ -41,7 +54,11 @@ class KVMRenderer(Renderer):
         return ("vd" if self.bus(disk) == "virtio" else "sd") + letters(disk.device)
 
     def model(self, interface: Interface) -> str:
-        return interface.model or "virtio"
+        model = interface.model or "virtio"
+        # libvirt hands on a name it does not know, and QEMU would make any device of that name.
+        if model not in _MODELS:
+            raise Failure("INVALID_VALUE", "platform:nic_type", model)
+        return model
 
     def disk_driver(self, element: Element, disk: Disk, block: bool) -> None:
         # Past the host's cache where that can be: what the guest was told is written is written, and the

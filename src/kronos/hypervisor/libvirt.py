@@ -65,7 +65,7 @@ class LibvirtHypervisor(Hypervisor):
     def __init__(self, uri: str, run_directory: Path) -> None:
         self.uri = uri
         self.places = Places(run_directory.absolute())
-        longest = self.places.serial("0" * 36)
+        longest = self.places.serial("00000000-0000-0000-0000-000000000000")
         if len(os.fsencode(longest)) > _LONGEST_SOCKET:
             raise ValueError(f"{longest} is too long for a unix socket")
         self._renderer = self.renderer(self.places)

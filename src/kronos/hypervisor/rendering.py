@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, register_namespace, tostring
 
+from kronos.datamodel.errors import Failure
 from kronos.hypervisor.base import DeviceId, DirectKernel, Disk, Domain, Firmware, Interface
 from kronos.hypervisor.happenings import alias
 
 NAMESPACE = "urn:kronos:vm:1"
 _UNPRINTABLE = re.compile(r"[^\t\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_KEYMAP = re.compile(r"[a-z]{2}(-[a-z]{2,6})?")
 DEFAULT_WEIGHT = 256  # XenAPI's VCPUs_params:weight where none is given
 
 register_namespace("kronos", NAMESPACE)
@@ -27,16 +30,19 @@ class Places:
     root: Path
 
     def of(self, uuid: str) -> Path:
+        """The VM's directory. Raises UUID_INVALID for what would lead elsewhere."""
+        if not _UUID.fullmatch(uuid):
+            raise Failure("UUID_INVALID", "VM", uuid)
         return self.root / uuid
 
     def vnc(self, uuid: str) -> Path:
-        return self.root / uuid / "vnc"
+        return self.of(uuid) / "vnc"
 
     def serial(self, uuid: str) -> Path:
-        return self.root / uuid / "serial"
+        return self.of(uuid) / "serial"
 
     def serial_log(self, uuid: str) -> Path:
-        return self.root / uuid / "serial.log"
+        return self.of(uuid) / "serial.log"
 
 
 def printable(text: str) -> str:
@@ -231,6 +237,9 @@ class Renderer(ABC):
             add(serial, "log", file=self.places.serial_log(domain.uuid), append="off")
             add(serial, "target", port=0)
         if domain.platform.vnc:
+            # QEMU looks for a file of this name, so it must be nothing but a name.
+            if not _KEYMAP.fullmatch(domain.platform.keymap):
+                raise Failure("INVALID_VALUE", "platform:keymap", domain.platform.keymap)
             graphics = SubElement(devices, "graphics", type="vnc", keymap=domain.platform.keymap)
             add(graphics, "listen", type="socket", socket=self.places.vnc(domain.uuid))
         for channel in domain.channels:

@@ -15,12 +15,14 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from kronos.system import subreaper
 
-SYSTEM_SOCKET = Path("/run/libvirt/libvirt-sock")
 SYSTEM_URI = "qemu:///system"
+# One daemon for all, or one for each hypervisor: distributions are moving from the first to the second.
+_SYSTEM_SOCKETS = (Path("/run/libvirt/libvirt-sock"), Path("/run/libvirt/virtqemud-sock"))
 
 _PRIVATE = {
     "run": "/run/libvirt",
@@ -80,6 +82,11 @@ done
 shift
 exec "$@"
 """
+
+
+def system_uri(sockets: Sequence[Path] = _SYSTEM_SOCKETS) -> str | None:
+    """The URI of the libvirt that the distribution runs, None where there is none."""
+    return SYSTEM_URI if any(socket.is_socket() for socket in sockets) else None
 
 
 class PrivateLibvirtd:

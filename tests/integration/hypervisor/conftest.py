@@ -54,9 +54,13 @@ class RealWorld(World):  # type: ignore[misc, valid-type]
         return bytes(self.hypervisor.places.serial_log(uuid).read_bytes())
 
     def ready(self, uuid: str) -> None:
+        self.printed(uuid, b"ready\n")
+
+    def printed(self, uuid: str, text: bytes) -> None:
+        """Wait until the guest has printed this and nothing else."""
         until = time.monotonic() + 20
-        while b"ready" not in self.log(uuid):
-            assert time.monotonic() < until, "the guest did not come up"
+        while self.log(uuid) != text:
+            assert time.monotonic() < until, f"the guest printed {self.log(uuid)!r}"
             time.sleep(0.01)
 
     def say(self, uuid: str, text: bytes) -> None:

@@ -33,7 +33,7 @@ from kronos.hypervisor.base import (
 )
 from kronos.hypervisor.kvm import QEMU
 from kronos.hypervisor.probe import try_guest
-from kronos.system.libvirtd import PrivateLibvirtd
+from kronos.system.libvirtd import PrivateLibvirtd, system_uri
 
 pytestmark = pytest.mark.integration
 
@@ -83,7 +83,7 @@ def test_the_serial_console_talks_both_ways_and_to_one_client_after_the_other(wo
                 line.sendall(bytes([letter]))
                 assert line.recv(1) == bytes([letter])
 
-    assert world.log(domain.uuid) == b"ready\nhelloagain"
+    world.printed(domain.uuid, b"ready\nhelloagain")
 
 
 def test_the_screen_speaks_rfb(world: Any) -> None:
@@ -362,6 +362,18 @@ def test_firmware_starts_from_disk_cd_and_network(
     assert world.states()[domain.uuid] == "Running"
 
 
+@pytest.mark.skipif(
+    not Path("/usr/share/qemu/firmware/60-edk2-x86_64.json").exists(), reason="no UEFI firmware"
+)
+@pytest.mark.parametrize("secure", [False, True])
+def test_uefi_keeps_its_variables_in_the_file_given(world: Any, tmp_path: Path, secure: bool) -> None:
+    boot = Firmware("uefi", secure_boot=secure, nvram=tmp_path / "nvram")
+    domain = world.started(boot=boot, memory_static_max=128 * MIB, memory_target=128 * MIB)
+    world.hypervisor.destroy(domain.uuid)
+
+    assert (tmp_path / "nvram").stat().st_size > 0
+
+
 def test_a_vm_with_every_option_starts(world: Any) -> None:
     every = Platform(
         acpi=True,
@@ -464,3 +476,10 @@ def test_an_ended_libvirtd_takes_its_guests_with_it(kernel: Path, tmp_path: Path
     assert daemon.pid() is None
     assert daemon.guests() == []
     shutil.rmtree(directory)
+
+
+def test_the_systems_libvirt_is_found_by_its_socket(tmp_path: Path) -> None:
+    assert system_uri([tmp_path / "absent"]) is None
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(tmp_path / "sock"))
+        assert system_uri([tmp_path / "absent", tmp_path / "sock"]) == "qemu:///system"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kronos.datamodel.errors import Failure
 from kronos.hypervisor.base import (
     Channel,
     DeviceId,
@@ -266,3 +267,28 @@ def test_no_text_of_a_domain_can_break_out_of_its_place() -> None:
     assert len(root.findall("devices")) == 1
     assert len(root.findall(".//disk")) == 1
     assert not [element for element in root.iter() if "commandline" in element.tag]
+
+
+@pytest.mark.parametrize("model", ["virtio,script=/bin/sh", "ich9-ahci", "../x"])
+def test_only_network_cards_are_network_cards(model: str) -> None:
+    interface = Interface(0, "52:54:00:00:00:01", bridge="b", model=model)
+
+    with pytest.raises(Failure) as caught:
+        rendered(replace(PLAIN, interfaces=(interface,)))
+    assert caught.value.description == ["INVALID_VALUE", "platform:nic_type", model]
+
+
+@pytest.mark.parametrize("keymap", ["", "../../../etc/shadow", "en-us,x"])
+def test_a_keymap_is_a_name_and_no_path(keymap: str) -> None:
+    with pytest.raises(Failure) as caught:
+        rendered(replace(PLAIN, platform=Platform(keymap=keymap)))
+    assert caught.value.code == "INVALID_VALUE"
+
+
+@pytest.mark.parametrize(
+    "uuid", ["", ".", "..", "/etc", UUID + "/..", UUID.upper().replace("1", "A"), UUID + "\n"]
+)
+def test_no_uuid_leads_out_of_the_directory_of_vms(uuid: str) -> None:
+    with pytest.raises(Failure) as caught:
+        Places(Path("/run/vm")).of(uuid)
+    assert caught.value.code == "UUID_INVALID"
