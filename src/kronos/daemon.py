@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from kronos.auth import pam
 from kronos.background.follow import Follow
 from kronos.background.inventory import host as host_inventory
 from kronos.background.inventory import networks, storage, templates
-from kronos.boot.tiny_guest import TinyGuest, tiny_guest
+from kronos.boot import kernel_source, tiny_guest
+from kronos.boot.tiny_guest import TinyGuest
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.journal import Journal, JournalBusy, JournalUnreadable
@@ -37,6 +39,7 @@ from kronos.server.http import Server, TcpListener, UnixListener
 from kronos.server.tls import ensure_certificate, server_context
 from kronos.storage import registry
 from kronos.system import hardware, logs
+from kronos.system.commands import CommandFailed, run
 from kronos.system.intents import Intents
 from kronos.system.libvirtd import SYSTEM_URI, PrivateLibvirtd
 from kronos.system.notify import notify
@@ -64,12 +67,16 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await loop.run_in_executor(None, self._build, loop)
+        if self.db.journal is not None:
+            # Memory is ahead of the disk then: a restart goes back to what was durable.
+            self.db.journal.subscribe(lambda _: None, lambda _: loop.call_soon_threadsafe(stop.set))
         await self._open_doors()
         gc.freeze()
         notify("READY=1", f"STATUS=Serving {self.settings.socket}")
         log.info("xapi %s is ready on %s", __version__, self.settings.socket)
         await stop.wait()
         notify("STOPPING=1")
+        log.info("xapi stops; guests run on")
         await self._close()
 
     def _build(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -124,11 +131,25 @@ class Daemon:
         return kind(uri, settings.run)
 
     def _tiny_guest(self) -> TinyGuest | None:
+        """The tiny guest, if it is made; it is made meanwhile where the host's own kernel can be taken for it."""
+        directory = self.settings.state / "tiny-guest"
+        guest = tiny_guest.made(directory)
+        if guest is None and kernel_source.installed() is not None:
+            threading.Thread(target=self._make_tiny_guest, args=(directory,), daemon=True).start()
+        elif guest is None:
+            log.info(
+                "There is no tiny guest to try this host with: python3 -m kronos.boot %s makes it", directory
+            )
+        return guest
+
+    def _make_tiny_guest(self, directory: Path) -> None:
+        # In a process of its own: what the making takes in memory is not to stay in this one.
         try:
-            return tiny_guest(self.settings.state / "tiny-guest")
-        except (Failure, OSError) as error:
-            log.warning("There is no tiny guest: %s", error)
-            return None
+            run([sys.executable, "-m", "kronos.boot", str(directory)], timeout=600)
+        except CommandFailed as error:
+            log.warning("The tiny guest was not made: %s", error)
+            return
+        templates.refresh(self.db, tiny_guest.made(directory))
 
     def _authenticate(self, user: str, password: str) -> None:
         """PAM, for root alone unless the compatibility switch lets every local user in."""
@@ -225,20 +246,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import uvloop
 
-        run = uvloop.run if hasattr(uvloop, "run") else _run_with(uvloop)
+        uvloop.install()
     except ImportError:  # slower by a third, and as good otherwise
-        run = asyncio.run
+        pass
     try:
-        run(Daemon(settings).run())
+        asyncio.run(Daemon(settings).run())
     except (JournalBusy, JournalUnreadable) as error:
         log.critical("%s", error)
         return 1
     return 0
-
-
-def _run_with(uvloop: Any) -> Any:
-    uvloop.install()
-    return asyncio.run
 
 
 if __name__ == "__main__":
