@@ -8,7 +8,6 @@ are 32 bits, little-endian. Nothing here goes through the event loop: a connecti
 from __future__ import annotations
 
 import logging
-import select
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -27,7 +26,6 @@ _HTTP_GET, _HTTP_PUT, _ERROR, _PRINT_ERROR, _HTTP_CONNECT = 12, 13, 14, 16, 17
 MAX_BODY = 200 * 1024
 _MAX_MESSAGE = 64 * 1024
 _MAX_UPLOAD = 32 * 1024 * 1024
-# How much is read at once: more than a TLS record, so that none of it waits unseen in the TLS layer.
 _READ = 64 * 1024
 _HANDSHAKE_SECONDS = 30.0
 # Words that name a secret; what follows their '=' stays out of the log.
@@ -37,12 +35,12 @@ log = logging.getLogger(__name__)
 
 
 class Connection(Protocol):
-    """A blocking socket, plain or TLS."""
+    """The part of a blocking stream that the protocol needs; see BlockingStream."""
 
     def recv(self, size: int, /) -> bytes: ...
     def sendall(self, data: bytes, /) -> None: ...
     def settimeout(self, seconds: float | None, /) -> None: ...
-    def fileno(self) -> int: ...
+    def readable(self, seconds: float, /) -> bool: ...
 
 
 class ProtocolError(Exception):
@@ -171,12 +169,12 @@ class ThinTerminal:
 
     def alive(self) -> bool:
         """Whether the client is still there: between messages it has nothing to say, so readable means closed."""
-        return not self._readable(0)
+        return not self._connection.readable(0)
 
     def _answer(self, waiting: Callable[[], None] | None = None) -> bool:
         """Wait for OK or Failed; a client that is still busy says so now and then."""
         while True:
-            while waiting is not None and not self._unread and not self._readable(1.0):
+            while waiting is not None and not self._unread and not self._connection.readable(1.0):
                 waiting()
             kind, tag, _ = self._message()
             if kind != _RESPONSE:
@@ -201,11 +199,6 @@ class ThinTerminal:
             if length < 0 or size > _MAX_UPLOAD:
                 raise ProtocolError("the file is too large")
             parts.append(self._read(length))
-
-    def _readable(self, seconds: float) -> bool:
-        poll = select.poll()
-        poll.register(self._connection.fileno(), select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
 
     def _message(self) -> tuple[int, int, bytes]:
         """One message: its kind, its tag, and the rest."""

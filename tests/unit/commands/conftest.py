@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import kronos.xe
 from kronos.commands import engine
 from kronos.commands.protocol import NULL, Login
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.model import Message, model
+from kronos.server import cli
+from kronos.server.streams import PlainStream
+
+_XE = Path(kronos.xe.__file__).parent / "xe"
 
 
 class FakeAPI:
@@ -213,3 +224,78 @@ def vm(api: FakeAPI) -> str:
     return api.add(
         "VM", name_label="web", power_state="Halted", resident_on=NULL, other_config={"folder": "/a"}
     )
+
+
+@pytest.fixture
+def server(api, tmp_path):
+    """A server on a Unix socket, which answers transfers as well."""
+    path = tmp_path / "xapi"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    stored: dict[str, bytes] = {}
+
+    def answer(connection: socket.socket) -> None:
+        with connection:
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += connection.recv(65536)
+            head, _, body = data.partition(b"\r\n\r\n")
+            method, url, *_ = head.split()
+            length = next(
+                (int(h[15:]) for h in head.lower().split(b"\r\n") if h.startswith(b"content-length:")), 0
+            )
+            if method == b"PUT":
+                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+            while len(body) < length:
+                body += connection.recv(65536)
+            if method == b"POST":
+                cli.serve(PlainStream(connection, b""), body, api.open_session)
+            elif method == b"PUT":
+                stored[url.decode().partition("?")[0]] = body
+            elif method == b"CONNECT":
+                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nlogin: ")
+                connection.sendall(connection.recv(100).upper())
+            else:
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 8\r\n\r\n12345678")
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield path, stored
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+@pytest.fixture
+def environment(server, tmp_path):
+    """What the real client runs in: `xe` is in the path, and talks to the server."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "xe").symlink_to(_XE)
+    path = f"{folder}:{os.environ['PATH']}"
+    return {"XAPI_SOCKET": str(server[0]), "HOME": str(tmp_path), "PATH": path}
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    """Run the real client against the server."""
+
+    def run(*words: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-IS", str(_XE), *words],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            cwd=tmp_path,
+            env=environment | more,
+        )
+
+    return run
