@@ -16,6 +16,7 @@ from typing import Any
 from kronos import __version__
 from kronos.api import catalogue
 from kronos.auth import pam
+from kronos.background import operations as allowed_operations
 from kronos.background.follow import Follow
 from kronos.background.inventory import host as host_inventory
 from kronos.background.inventory import networks, storage, templates
@@ -38,7 +39,7 @@ from kronos.server.access import Access
 from kronos.server.http import Server, TcpListener, UnixListener
 from kronos.server.tls import ensure_certificate, server_context
 from kronos.storage import registry
-from kronos.system import hardware, logs
+from kronos.system import logs
 from kronos.system.commands import CommandFailed, run
 from kronos.system.intents import Intents
 from kronos.system.libvirtd import SYSTEM_URI, PrivateLibvirtd
@@ -69,7 +70,7 @@ class Daemon:
         await loop.run_in_executor(None, self._build, loop)
         if self.db.journal is not None:
             # Memory is ahead of the disk then: a restart goes back to what was durable.
-            self.db.journal.subscribe(lambda _: None, lambda _: loop.call_soon_threadsafe(stop.set))
+            self.db.journal.subscribe(lambda _: None, lambda _: _tell(loop, stop))
         await self._open_doors()
         gc.freeze()
         notify("READY=1", f"STATUS=Serving {self.settings.socket}")
@@ -105,6 +106,7 @@ class Daemon:
         self._refresh_records(detected)
         self.follow = Follow(self.db, self.machine)
         self.follow.start()
+        allowed_operations.refresh(self.db)
 
     def _refresh_records(self, detected: Detected) -> None:
         settings, db, machine = self.settings, self.db, self.machine
@@ -178,6 +180,11 @@ class Daemon:
         self.machine.hypervisor.close()
         if self.db.journal is not None:
             self.db.journal.close()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    """Set an event of the loop from any thread."""
+    loop.call_soon_threadsafe(event.set)
 
 
 def print_coverage() -> None:

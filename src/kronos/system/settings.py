@@ -34,7 +34,6 @@ class Settings:
     pam_service: str = "xapi"
     any_pam_user: bool = False  # the old behaviour: every local user is a local superuser
     internal_bridge: str = "xenapi"
-    manage_bridges: bool = True
     default_storage: bool = True
     log_level: str = "info"
 
