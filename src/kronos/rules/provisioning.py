@@ -38,7 +38,7 @@ def parse(untrusted_xml: str) -> list[ProvisionedDisk]:
     reader = _Reader()
     try:
         reader.parser.Parse(untrusted_xml, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, UnicodeError) as error:
         raise _invalid(str(error)) from error
     return reader.disks
 

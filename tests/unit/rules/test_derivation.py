@@ -18,6 +18,7 @@ from kronos.rules import operations
 
 UNPUBLISHED = set(
     "VM_IS_SNAPSHOT VDI_IS_SHARABLE POOL_SECRET_ROTATION_PENDING"
+    " DESIGNATE_NEW_MASTER_IN_PROGRESS TLS_VERIFICATION_ENABLE_IN_PROGRESS"
     " REVERT_ONLY_ALLOWED_ON_SNAPSHOT".split()
 )
 """Codes that hosts answer with although the published list lacks them."""
