@@ -185,7 +185,10 @@ class StorageDriver(ABC):
         raise self._unsupported()
 
     def volume_resize(self, uuid: str, virtual_size: int) -> Volume:
-        """Grow a disk that no guest has open. Raises SR_BACKEND_FAILURE_79 for a smaller size, VDI_IN_USE."""
+        """Grow a disk that no guest has open; in a running guest its hypervisor does that, and `volume` shows it.
+
+        Raises SR_BACKEND_FAILURE_79 for a smaller size, VDI_TOO_LARGE, VDI_IN_USE.
+        """
         raise self._unsupported()
 
     def volume_snapshot(self, uuid: str, new_uuid: str, *, live: LiveSwitch | None = None) -> Volume:

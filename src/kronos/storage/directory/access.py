@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 import uuid as uuids
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from kronos.storage.directory.files import Files
 from kronos.storage.directory.recovery import Recovery
 from kronos.storage.directory.sidecar import UUID, BadSidecar, Intent, Sidecar
 from kronos.storage.faults import Fault, as_failures
-from kronos.storage.images.image import Image, format_of
+from kronos.storage.images.image import Image, format_of, in_use
 from kronos.storage.images.qcow2 import BadImage
 
 LOCK = ".lock"
@@ -93,6 +93,14 @@ class Directory:
     def check_not_switching(self, uuid: str) -> None:
         if uuid in self.switching:
             raise Failure("VDI_IN_USE", uuid, "snapshot")
+
+    def check_not_written(self, uuid: str, layers: Iterable[str], operation: str) -> None:
+        """Raises VDI_IN_USE when a QEMU is seen to write to any of the images.
+
+        All of them, since after a live snapshot that failed halfway the guest may still be on a parent.
+        """
+        if any(in_use(self.root / name, for_writing=True) for name in layers):
+            raise Failure("VDI_IN_USE", uuid, operation)
 
     def checked_chain(self, head: str) -> dict[str, Image]:
         try:

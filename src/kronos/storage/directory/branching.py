@@ -30,9 +30,8 @@ def branch(directory: Directory, uuid: str, new_uuid: str, *, clone: bool) -> Vo
         directory.check_new(new_uuid)
         directory.check_not_switching(uuid)
         sidecar = directory.required(uuid)
-        if image.in_use(directory.root / sidecar.head, for_writing=True):
-            raise Failure("VDI_IN_USE", uuid, "clone" if clone else "snapshot")
         layers = directory.checked_chain(sidecar.head)
+        directory.check_not_written(uuid, layers, "clone" if clone else "snapshot")
         if image.shows_only_its_backing(directory.root / sidecar.head):
             # Clones of a template that is never written share its parent, instead of adding a layer each.
             other, size = layer_name("qcow2"), layers[sidecar.head].virtual_size

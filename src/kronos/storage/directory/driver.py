@@ -185,11 +185,11 @@ class DirectoryDriver(StorageDriver):
         with self.directory.locked():
             self.directory.check_not_switching(uuid)
             sidecar = self.directory.required(uuid)
-            present = next(iter(self.directory.checked_chain(sidecar.head).values())).virtual_size
+            layers = self.directory.checked_chain(sidecar.head)
+            present = layers[sidecar.head].virtual_size
             if size < present:
                 raise Fault.VDI_SIZE.failure(f"{size} is less than {present}")
-            if in_use(self.root / sidecar.head, for_writing=True):
-                raise Failure("VDI_IN_USE", uuid, "resize")
+            self.directory.check_not_written(uuid, layers, "resize")
             if size > present:
                 self.directory.files.grow(sidecar.head, size)
             return self.directory.present(sidecar)

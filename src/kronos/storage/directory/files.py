@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from kronos.storage.directory.sidecar import LARGEST
 from kronos.storage.images import image
+from kronos.storage.images.qcow2 import BadImage
 from kronos.system.files import sync_directory, write_whole
 
 UNFINISHED = ".new"  # how write_whole's temporary names end
@@ -51,12 +51,12 @@ class Files:
     # Reading.
 
     def read(self, name: str) -> bytes:
-        """A small file. Neither follows a link nor waits for a pipe. Raises OSError."""
-        descriptor = os.open(self.root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FileNotFoundError(f"{name} is not a regular file")
-            return file.read(LARGEST + 1)
+        """A small file. Raises OSError; what is no regular file is not there."""
+        try:
+            with image.opened(self.root / name) as file:
+                return file.read(LARGEST + 1)
+        except BadImage as bad:
+            raise FileNotFoundError(f"{name}: {bad}") from bad
 
     def exists(self, name: str) -> bool:
         return os.path.lexists(self.root / name)

@@ -62,7 +62,7 @@ def inspect(path: Path) -> Image:
     form = format_of(path.name)
     if not form:
         raise BadImage("not an image by its name")
-    with _opened(path) as file:
+    with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if form == "raw":
             if not 0 < size <= qcow2.MAXIMUM_SIZE:
@@ -81,7 +81,7 @@ def shows_only_its_backing(path: Path) -> bool:
     """Has nothing been written to this image? Only meaningful while nobody has it open."""
     if format_of(path.name) != "qcow2":
         return False
-    with _opened(path) as file:
+    with opened(path) as file:
         return qcow2.is_empty(file, qcow2.read_header(file, os.fstat(file.fileno()).st_size))
 
 
@@ -106,7 +106,7 @@ def in_use(path: Path, *, for_writing: bool) -> bool:
     """
     start, length = _WRITE_PERMISSION if for_writing else _ANY_PERMISSION
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             asked = _FLOCK.pack(F_WRLCK, os.SEEK_SET, start, length, 0)
             (kind, *_) = _FLOCK.unpack(fcntl(file.fileno(), F_OFD_GETLK, asked))
     except (BadImage, FileNotFoundError):
@@ -115,15 +115,21 @@ def in_use(path: Path, *, for_writing: bool) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file open for reading. Neither follows a link nor waits for a pipe's other end."""
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file open for reading. Neither follows a link nor waits for a pipe's other end.
+
+    Raises BadImage for what is no regular file, OSError.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise BadImage("not a regular file") from error
         raise
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise BadImage("not a regular file")
-        yield file
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
