@@ -60,6 +60,26 @@ def test_there_is_one_cluster_in_a_pool(world):
     assert "cluster_create" not in world.pool.allowed_operations
 
 
+@pytest.mark.parametrize(
+    ("current", "shown"),
+    [({"T1": "add"}, ["add", "T1"]), ({"T1": "add", "T2": "enable"}, ["{add,enable}", "{T1,T2}"])],
+)
+def test_a_cluster_does_one_thing_at_a_time(world, current, shown):
+    cluster = world.db.create(Cluster, current_operations=current)
+    assert world.refused(cluster, "remove") == ["OTHER_OPERATION_IN_PROGRESS", "Cluster", cluster.ref, *shown]
+
+
+def test_during_a_rolling_upgrade_only_what_old_hosts_know_starts(world):
+    vdi, cluster = world.vdi(), world.db.create(Cluster)
+    world.pool.other_config = {"rolling_upgrade_in_progress": "true"}
+    refused = ["NOT_SUPPORTED_DURING_UPGRADE"]
+    assert world.refused(vdi, "snapshot") is None
+    assert world.refused(vdi, "mirror") == world.refused(world.sr, "vdi_mirror") == refused
+    assert (
+        world.refused(cluster, "destroy") == world.refused(world.pool, "tls_verification_enable") == refused
+    )
+
+
 def test_a_member_joins_its_cluster_before_it_is_enabled(world):
     member = world.db.create(Cluster_host, joined=False)
     assert world.refused(member, "enable") == ["CLUSTER_HOST_NOT_JOINED", member.ref]

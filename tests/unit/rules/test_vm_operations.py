@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kronos.db.records import PCI, SM, VM, VMSS, VTPM, VUSB, VM_appliance, VM_metrics
+from kronos.db.records import PCI, PGPU, SM, VGPU, VM, VMSS, VTPM, VUSB, VGPU_type, VM_appliance, VM_metrics
 from kronos.rules.operations.vm import LISTED, OPERATIONS, POWER_STATES
 
 
@@ -254,6 +254,30 @@ def test_a_vm_with_a_device_of_its_host_does_not_move(world):
     vm.attached_PCIs = (pci.ref,)
     assert world.refused(vm, "pool_migrate") == ["VM_HAS_PCI_ATTACHED", vm.ref]
     assert world.refused(vm, "snapshot") is None
+
+
+@pytest.mark.parametrize(
+    ("implementation", "metadata", "may"),
+    [("nvidia", {"nvidia": "x"}, True), ("nvidia", {}, False), ("passthrough", {"nvidia": "x"}, False)],
+)
+def test_a_graphics_card_moves_where_its_maker_can_move_it(world, implementation, metadata, may):
+    vm = world.vm("Running", domain_type="pv")
+    kind = world.db.create(VGPU_type, implementation=implementation)
+    card = world.db.create(PGPU, compatibility_metadata=metadata)
+    world.db.create(VGPU, VM=vm.ref, type=kind.ref, resident_on=card.ref)
+    assert world.refused(vm, "pool_migrate") == (None if may else ["VM_HAS_VGPU", vm.ref])
+    vm.power_state = "Halted"
+    assert world.refused(vm, "migrate_send") is None
+
+
+def test_a_slice_of_a_graphics_card_is_not_a_device_of_its_own(world):
+    vm = world.vm("Running", domain_type="pv")
+    kind = world.db.create(VGPU_type, implementation="nvidia_sriov")
+    card = world.db.create(PGPU, compatibility_metadata={"nvidia": "x"})
+    piece = world.db.create(PCI, host=world.host.ref)
+    world.db.create(VGPU, VM=vm.ref, type=kind.ref, resident_on=card.ref, PCI=piece.ref)
+    vm.attached_PCIs = (piece.ref,)
+    assert world.refused(vm, "pool_migrate") is None
 
 
 def test_a_vm_with_a_usb_device_is_not_even_snapshotted(world):
