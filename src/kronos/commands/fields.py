@@ -15,6 +15,9 @@ from kronos.datamodel.errors import Failure
 EXPENSIVE = "<expensive field>"
 _DANGLING = "<invalid reference>"
 _NOWHERE = "<not in database>"
+_UNKNOWN = "<unknown>"
+# One thing that a server cannot tell does not spoil the rest of a listing.
+_NOT_THERE = ("NOT_IMPLEMENTED", "MESSAGE_REMOVED", "MESSAGE_METHOD_UNKNOWN")
 
 
 def raw(row: Row, field: Field) -> Any:
@@ -50,6 +53,8 @@ def text(row: Row, field: Field) -> str:
     except Failure as failure:
         if failure.code == "HANDLE_INVALID":
             return _DANGLING
+        if failure.code in _NOT_THERE and not field.path:
+            return _UNKNOWN
         raise
     if found is None:
         return field.unset

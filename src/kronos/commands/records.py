@@ -10,8 +10,11 @@ from kronos.datamodel.errors import Failure
 
 # From this many references on, one call for a whole class is less work than a call for each.
 _MANY = 8
-# Only roles with permissions under them are roles to a person; the rest of the class are the permissions.
-_COMPOSITE_ROLES = "subroles<>[]"
+# Only roles are roles to a person; the rest of the class are the permissions within them.
+_ROLES = 'field "is_internal"="false"'
+# Whoever wants one field of these wants others too; and some of their fields have no getter any more.
+_WHOLE = frozenset({"VM_metrics", "VM_guest_metrics", "host_metrics", "PIF_metrics", "PCI"})
+_IDENTITY = ("uuid", "name_label")
 
 
 class Row:
@@ -29,7 +32,7 @@ class Row:
 
     def __getitem__(self, field: str) -> Any:
         if self._record is not None:
-            return self._record[field]
+            return self._record.get(field)
         return self._records.value(self.api_class, self.ref, field)
 
     def load(self) -> None:
@@ -76,11 +79,22 @@ class Records:
     def value(self, api_class: str, ref: str, field: str) -> Any:
         """One field of one object. Raises HANDLE_INVALID."""
         known = self._classes.get(api_class, {}).get(ref) or self._single.get(ref)
+        if known is None and field not in _IDENTITY and api_class in _WHOLE:
+            known = self.record(api_class, ref)
         if known is not None:
-            return known[field]
+            return known.get(field)
         if (ref, field) not in self._values:
-            self._values[ref, field] = self.api(f"{api_class}.get_{field}", ref)
+            self._values[ref, field] = self._get(api_class, ref, field)
         return self._values[ref, field]
+
+    def _get(self, api_class: str, ref: str, field: str) -> Any:
+        try:
+            return self.api(f"{api_class}.get_{field}", ref)
+        except Failure as failure:
+            # A field that XenAPI has given up has no getter, and is still in the record.
+            if failure.code != "MESSAGE_REMOVED":
+                raise
+            return self.record(api_class, ref).get(field)
 
     def value_or(self, api_class: str, ref: str, field: str, otherwise: Any) -> Any:
         """Like `value`; `otherwise` for a reference that leads nowhere."""
@@ -101,7 +115,7 @@ class Records:
     def _whole(self, api_class: str) -> dict[str, dict[str, Any]]:
         if api_class not in self._classes:
             if api_class == "role":
-                found = self.api("role.get_all_records_where", _COMPOSITE_ROLES)
+                found = self.api("role.get_all_records_where", _ROLES)
             else:
                 found = self.api(f"{api_class}.get_all_records")
             self._classes[api_class] = found

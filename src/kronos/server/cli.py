@@ -8,6 +8,7 @@ are 32 bits, little-endian. Nothing here goes through the event loop: a connecti
 from __future__ import annotations
 
 import logging
+import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -28,8 +29,8 @@ _MAX_MESSAGE = 64 * 1024
 _MAX_UPLOAD = 32 * 1024 * 1024
 _READ = 64 * 1024
 _HANDSHAKE_SECONDS = 30.0
-# Words that name a secret; what follows their '=' stays out of the log.
-_SECRET = ("password", "secret", "token", "args", "value", "old", "new", "url", "pass")
+# Names of parameters that may hold a secret; what follows their '=' stays out of the log.
+_SECRET = re.compile(r"(?i)(.*(password|secret|token|url).*|old|new|value|args.*|.*:pass)")
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +99,7 @@ def censored(words: Sequence[str]) -> list[str]:
     out = []
     for word in words:
         name, equals, _ = word.partition("=")
-        hidden = equals and any(secret in name.lower() for secret in _SECRET)
-        out.append(f"{name}=(omitted)" if hidden else word)
+        out.append(f"{name}=(omitted)" if equals and _SECRET.fullmatch(name) else word)
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kronos.commands import facts, listing
+from kronos.datamodel.errors import Failure
 
 
 def test_a_list_shows_each_record_as_a_block(xe, vm):
@@ -47,6 +48,23 @@ def test_param_list_computes_expensive_fields(xe, api, vm):
     host = next(iter(api.objects["host"]))
     api.answers["VM.get_possible_hosts"] = lambda vm: (host,)
     assert "possible-hosts ( RO): host-1\n" in xe("vm-param-list", "uuid=VM-1")
+
+
+def test_what_the_server_cannot_tell_does_not_spoil_the_rest(xe, api):
+    def refuse(*_):
+        raise Failure("NOT_IMPLEMENTED", "pool.get_license_state")
+
+    api.answers["pool.get_license_state"] = refuse
+    shown = xe("pool-param-list", "uuid=pool-1")
+    assert "license-state ( RO): <unknown>" in shown
+    assert xe.status == 0
+
+
+def test_metrics_are_read_together(xe, api, vm):
+    api.objects["VM"][vm]["metrics"] = api.add("VM_metrics", memory_actual=1 << 30, VCPUs_number=2)
+    shown = xe("vm-list", "params=memory-actual,VCPUs-number")
+    assert "memory-actual ( RO)    : 1073741824\n" in shown
+    assert [call[0] for call in api.calls] == ["VM.get_all_records", "VM_metrics.get_record"]
 
 
 def test_markers_tell_values_sets_maps_and_what_can_be_written(xe, vm):

@@ -165,6 +165,12 @@ def test_secrets_stay_out_of_the_log(api, vm, caplog):
     assert "hush" not in caplog.text
 
 
+def test_names_that_only_look_like_secrets_are_logged():
+    words = ["vm-clone", "new-name-label=a", "new=b", "config:pass=c", "args:x=d", "--force"]
+    hidden = ["new=(omitted)", "config:pass=(omitted)", "args:x=(omitted)"]
+    assert cli.censored(words) == ["vm-clone", "new-name-label=a", *hidden, "--force"]
+
+
 def test_a_fault_in_a_command_is_told_and_logged(api, caplog):
     def break_down():
         raise ZeroDivisionError
