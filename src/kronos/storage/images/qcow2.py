@@ -84,19 +84,23 @@ def read_header(file: BinaryIO, file_size: int) -> Header:
     needed = -(-size // (cluster * (cluster // (16 if extended_l2 else 8))))
     if l1_entries < needed or l1_entries * 8 > _LARGEST_L1:
         raise BadImage(f"L1 table of {l1_entries} entries")
-    for offset in (l1_offset, refcount_offset):
-        if offset % cluster or not 0 < offset < file_size:
-            raise BadImage(f"table at {offset}")
     if l1_offset + l1_entries * 8 > file_size:
         raise BadImage("L1 table past the end of the file")
     if not 0 < refcount_clusters * cluster <= _LARGEST_L1:
         raise BadImage(f"refcount table of {refcount_clusters} clusters")
+    for offset in (l1_offset, refcount_offset):
+        _check_place(offset, cluster, file_size)
     backing_file = _backing_file(raw[: 1 << cluster_bits], backing_offset, backing_length, header_length)
     end = backing_offset if backing_offset else min(cluster, len(raw))
     backing_format = _extensions(raw[:end], header_length)
     return Header(
         version, size, cluster_bits, backing_file, backing_format, l1_offset, l1_entries, internal_snapshots
     )
+
+
+def _check_place(offset: int, cluster: int, file_size: int) -> None:
+    if offset % cluster or not 0 < offset < file_size:
+        raise BadImage(f"table at {offset}")
 
 
 def _check_version3(raw: bytes) -> tuple[int, bool]:
