@@ -1,0 +1,1 @@
+"""SR: one module a family of messages."""

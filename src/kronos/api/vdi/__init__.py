@@ -1,0 +1,1 @@
+"""VDI: one module a family of messages."""

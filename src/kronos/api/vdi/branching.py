@@ -1,0 +1,67 @@
+"""VDI snapshot and clone: two disks that share what they have in common."""
+
+from __future__ import annotations
+
+import uuid as uuids
+from pathlib import Path
+
+from kronos.api.sr import contents
+from kronos.api.vdi import volumes
+from kronos.api.vdi.lifecycle import writer_of
+from kronos.db.records import SR, VDI
+from kronos.dispatch.call import Call
+from kronos.dispatch.registry import message
+from kronos.storage.base import LiveSwitch
+
+# A snapshot or clone begins with these of its source, as in the reference; the names come from the storage.
+_INHERITED = ("type", "other_config", "xenstore_data", "on_boot", "allow_caching")
+
+
+@message("VDI.snapshot", holds="snapshot")
+def snapshot(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
+    """A disk's content as it is at this moment, also while a VM writes to it.
+
+    Raises SR_BACKEND_FAILURE_109 (too long a chain), VDI_IS_SHARABLE, SR_OPERATION_NOT_SUPPORTED.
+    """
+    return _branch(call, call.db.get(VDI, vdi), clone=False).ref
+
+
+@message("VDI.clone", holds="clone")
+def clone(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
+    """A disk in its own right that begins with another's content. Raises as VDI.snapshot does."""
+    return _branch(call, call.db.get(VDI, vdi), clone=True).ref
+
+
+def _branch(call: Call, source: VDI, *, clone: bool) -> VDI:
+    sr = call.db.get(SR, source.SR)
+    operation = "vdi_clone" if clone else "vdi_snapshot"
+    uuid = str(uuids.uuid4())
+    inherited = {name: source.stored()[name] for name in _INHERITED}
+    user = writer_of(call, source)
+    named = volumes.named_by_reference(sr, source, *([user[0]] if user else []))
+    with call.pipeline.holds.hold(sr, operation, call.task), named:
+        driver = volumes.plugged(call.machine, sr)
+        live = _switch(call, source)
+        with volumes.being_made(call, sr, uuid) as undo:
+            make = driver.volume_clone if clone else driver.volume_snapshot
+            volume = make(source.uuid, uuid, live=live)
+            undo.callback(volumes.drop, driver, uuid)
+            row = volumes.introduce(call.db, sr, volume, **inherited)
+            undo.callback(volumes.forget, call.db, row)
+        # What was the disk's own is now a layer beneath both.
+        volumes.refresh(call.db, sr, source, driver.volume(source.uuid))
+    contents.look_again(call, sr)
+    return row
+
+
+def _switch(call: Call, vdi: VDI) -> LiveSwitch | None:
+    """How to make the VM that writes to a disk go on in another file, if there is one."""
+    user = writer_of(call, vdi)
+    if user is None:
+        return None
+    vm, device = user
+
+    def switch(uuid: str, overlay: Path) -> None:
+        call.machine.hypervisor.snapshot_disk(vm.uuid, device, overlay)
+
+    return switch
