@@ -1,0 +1,1 @@
+"""The goals, a module each: `measure(run)` gives its rows."""

@@ -1,0 +1,190 @@
+"""A host's API in a process of its own, without libvirt: database, journal, pipeline, doors; run by bench.process.Child.
+
+Options: `directory`; `vms` to make; `disks`, `interfaces` and `metrics` a VM; `load` to start from the database that
+is there; `derive` (true) to keep allowed_operations; `durable` (true) for a journal; `hypervisor` fake or simulated;
+`frozen` (true) to freeze what was loaded, as the daemon does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench import population
+from bench.process import SERVER_CORE, listen, pin, rss, say
+from kronos.api import catalogue
+from kronos.db.database import Database
+from kronos.db.journal import Journal
+from kronos.db.records import SR, VM, Host
+from kronos.dispatch import roles
+from kronos.dispatch.call import INTERNAL
+from kronos.dispatch.machine import Machine
+from kronos.dispatch.pipeline import Pipeline
+from kronos.hypervisor.base import Hypervisor
+from kronos.hypervisor.fake import Fake
+from kronos.network.fake import FakeNetwork
+from kronos.rules import operations
+from kronos.server import doors
+from kronos.server.access import Access
+from kronos.server.http import Server, TcpListener, UnixListener
+from kronos.storage.fake import FakeDriver
+from kronos.system.intents import Intents
+
+
+class Bench:
+    """The server and what the parent may ask of it."""
+
+    def __init__(self, options: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.options = options
+        self.loop = loop
+        self.directory = Path(options["directory"])
+        self.pauses: list[float] = []
+        self._pause_began = 0.0
+        gc.disable()
+        durable = options.get("durable", True)
+        self.db = Database(Journal(self.directory / "state.db") if durable else None)
+        if options.get("load"):
+            self.db.load()
+        self.machine = Machine(
+            hypervisor=self._hypervisor(),
+            network=FakeNetwork(),
+            state=self.directory,
+            intents=Intents(self.directory / "intents"),
+            open_storage=lambda *_: None,  # type: ignore[arg-type,return-value]
+        )
+        if options.get("derive", True):
+            self.db.derive(operations.derive)
+        self.pipeline = Pipeline(self.db, self.machine, loop)
+        roles.seed(self.db)
+        self._populate()
+        gc.enable()
+        gc.set_threshold(50_000, 20, 100)
+        self.machine.host_ref = self.db.all(Host)[0].ref
+        access = Access(self.pipeline)
+        self.server = Server(doors.all_doors(self.pipeline, access))
+
+    def _hypervisor(self) -> Hypervisor:
+        if self.options.get("hypervisor") != "simulated":
+            return Fake()
+        from kronos.hypervisor.simulated import Simulated
+
+        return Simulated(self.directory / "run")
+
+    def _populate(self) -> None:
+        if self.options.get("load"):
+            return
+        options = self.options
+        size = population.Size(
+            options.get("disks", 3), options.get("interfaces", 2), options.get("metrics", 3)
+        )
+        pooled = population.pool(self.db)
+        population.populate(self.db, pooled, options["vms"], size)
+        if options.get("attachable"):
+            self._make_attachable(pooled.sr)
+
+    def _make_attachable(self, sr: SR) -> None:
+        """Volumes behind the VDIs, for VMs that are to be started."""
+        driver = FakeDriver(sr.uuid, {"location": "bench"}, self.directory)
+        driver.attach()
+        self.machine.storage[sr.uuid] = driver
+        for vm in self.db.all(VM):
+            for ref in vm.VBDs:
+                vdi = self.db.rows[self.db.rows[ref].VDI]
+                volume = driver.volume_create(1 << 20, name=vdi.name_label)
+                self.db.write(vdi, {"uuid": volume.uuid, "location": volume.uuid})
+
+    async def serve(self) -> dict[str, Any]:
+        """Open the doors; what a client has to know."""
+        socket = self.directory / "socket"
+        await self.server.start([TcpListener("127.0.0.1", 0), UnixListener(socket)])
+        session = self.pipeline.sessions.begin(
+            user="root", host=self.machine.host_ref, origin=INTERNAL, originator="bench"
+        )
+        gc.collect()
+        if self.options.get("frozen", True):
+            gc.freeze()
+        vms = self.db.all(VM)
+        return {
+            "port": self.server.addresses[0][1],
+            "socket": str(socket),
+            "session": session.ref,
+            "vm": vms[0].ref if vms else "",
+            "vms": [vm.ref for vm in vms[: self.options.get("refs", 1)]],
+        }
+
+    # What the parent asks
+
+    def dirty(self) -> dict[str, Any]:
+        """Every VM's record has changed, so that none has a kept form."""
+        for vm in self.db.all(VM):
+            self.db.touch(vm)
+        return {}
+
+    def used(self) -> dict[str, Any]:
+        return {"rss": rss(os.getpid()), "cpu": time.process_time()}
+
+    def watch_pauses(self) -> dict[str, Any]:
+        """From now on note how long the garbage collector stops everything."""
+        gc.callbacks.append(self._collected)
+        return {}
+
+    def _collected(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._pause_began = time.perf_counter()
+        else:
+            self.pauses.append(time.perf_counter() - self._pause_began)
+
+    def longest_pause(self) -> dict[str, Any]:
+        return {"seconds": max(self.pauses, default=0.0), "count": len(self.pauses)}
+
+    def update(self, count: int, rate: float) -> dict[str, Any]:
+        """Write the first VM's description `count` times, with the moment in it; the CPU that the whole took."""
+        vm = self.db.all(VM)[0]
+        before, next_at = time.process_time(), time.monotonic()
+        for _ in range(count):
+            next_at += 1 / rate
+            time.sleep(max(0.0, next_at - time.monotonic()))
+            self.db.write(vm, {"name_description": f"at {time.monotonic_ns()}"})
+        time.sleep(0.3)
+        return {"cpu": time.process_time() - before}
+
+
+async def main() -> None:
+    options = json.loads(sys.argv[1])
+    pin(SERVER_CORE)
+    catalogue.load()
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    bench = await loop.run_in_executor(None, Bench, options, loop)
+    say(await bench.serve())
+    commands = {
+        name: getattr(bench, name) for name in ("dirty", "used", "watch_pauses", "longest_pause", "update")
+    }
+    listen(commands, lambda: loop.call_soon_threadsafe(ended.set) and None)
+    await ended.wait()
+    await bench.server.stop(0)
+    bench.pipeline.close()
+    bench.machine.hypervisor.close()
+    if bench.db.journal is not None:
+        bench.db.journal.close()
+
+
+def run(entry: Any) -> None:
+    """On uvloop where it is found, as the daemon does."""
+    try:
+        import uvloop
+
+        uvloop.install()
+    except ImportError:
+        pass
+    asyncio.run(entry)
+
+
+if __name__ == "__main__":
+    run(main())
