@@ -194,7 +194,18 @@ class RequestReader(asyncio.Protocol):
         parser = self._parser
         version = parser.get_http_version()
         headers = dict(self._pairs)
-        self._check_head(headers, version)
+        piece, pairs = self._piece, self._pairs
+        if (  # whatever is not plain is looked at; most requests spare the time
+            version != "1.1"
+            or self._begun != 1
+            or len(piece) > self._limits.head
+            or len(headers) != len(pairs)
+            or len(pairs) > self._limits.headers
+            or b" :" in piece
+            or b"\n " in piece
+            or b"transfer-encoding" in headers
+        ):
+            self._check_head(headers, version)
         keep_alive = version == "1.1" and parser.should_keep_alive()
         agent = headers.get(b"user-agent", b"")
         if agent != self._agent:

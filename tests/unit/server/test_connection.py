@@ -165,6 +165,8 @@ def test_each_reply_is_one_write() -> None:
         b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
         b"POST /echo HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding : chunked\r\n\r\nhello",
+        b"POST /echo HTTP/1.1\r\n Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\nhello",
+        b"POST /echo HTTP/1.1\r\nContent-Length: 5\r\n Transfer-Encoding: chunked\r\n\r\nhello",
         b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
