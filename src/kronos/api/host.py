@@ -42,7 +42,7 @@ def get_server_localtime(call: Call, host: str) -> str:
 @message("host.compute_free_memory")
 def compute_free_memory(call: Call, host: str) -> int:
     """Bytes of memory that a new VM could have now."""
-    return memory.free(call.db, call.db.get(Host, host))
+    return memory.free(call.db, call.db.get(Host, host), memory.dynamic_min)
 
 
 @message("host.compute_memory_overhead")

@@ -264,6 +264,7 @@ class Database:
             for other in {old, new} - {NULL}:
                 if (row := self.rows.get(other)) is not None:
                     self.touch(row)
+                    self._touched.setdefault(row, set()).add(field.inverse[1])
             return
         name = field.inverse[1]
         for other, present in [(o, False) for o in set(old) - set(new)] + [

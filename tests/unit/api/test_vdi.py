@@ -46,7 +46,7 @@ def test_a_size_that_is_not_above_zero_is_refused(xapi, size):
 def test_a_disk_needs_an_sr_that_is_there_and_plugged_in(xapi):
     sr = xapi.sr()
     xapi("PBD.unplug", sr.PBDs[0])
-    assert xapi.refused("VDI.create", {"SR": sr.ref, "virtual_size": 512}) == ["SR_NO_PBDS", sr.ref]
+    assert xapi.refused("VDI.create", {"SR": sr.ref, "virtual_size": 512}) == ["SR_HAS_NO_PBDS", sr.ref]
     assert xapi.refused("VDI.create", {"SR": NULL, "virtual_size": 512}) == ["HANDLE_INVALID", "SR", NULL]
 
 

@@ -28,7 +28,7 @@ _awaited: WeakKeyDictionary[Database, set[str]] = WeakKeyDictionary()
 
 @message("SR.scan", holds="scan")
 def scan(call: Call, sr: str) -> None:
-    """Bring the records of an SR's VDIs up to date with what is there. Raises SR_NO_PBDS, SR_BACKEND_FAILURE_40."""
+    """Bring the records of an SR's VDIs up to date with what is there. Raises SR_HAS_NO_PBDS, SR_BACKEND_FAILURE_40."""
     row = call.db.get(SR, sr)
     with volumes.named_by_reference(row):
         synchronise(call.db, call.machine, row, volumes.plugged(call.machine, row))
@@ -36,7 +36,7 @@ def scan(call: Call, sr: str) -> None:
 
 @message("SR.update", holds="update")
 def update(call: Call, sr: str) -> None:
-    """Bring an SR's sizes up to date. Raises SR_NO_PBDS."""
+    """Bring an SR's sizes up to date. Raises SR_HAS_NO_PBDS."""
     row = call.db.get(SR, sr)
     with volumes.named_by_reference(row):
         measure(call.db, row, volumes.plugged(call.machine, row))

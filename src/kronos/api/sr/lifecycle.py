@@ -159,7 +159,7 @@ def make(
 def destroy(call: Call, sr: str) -> None:
     """Wipe an SR that is unplugged everywhere and holds no VDIs, and forget it.
 
-    Raises SR_HAS_PBD [sr], SR_NO_PBDS [sr], SR_NOT_EMPTY, SR_INDESTRUCTIBLE [sr].
+    Raises SR_HAS_PBD [sr], SR_HAS_NO_PBDS [sr], SR_NOT_EMPTY, SR_INDESTRUCTIBLE [sr].
     """
     row = call.db.get(SR, sr)
     if row.other_config.get("indestructible") == "true":
@@ -167,7 +167,7 @@ def destroy(call: Call, sr: str) -> None:
     pbds = [call.db.get(PBD, ref) for ref in row.PBDs]
     config = next((pbd.device_config for pbd in pbds if pbd.host == call.machine.host_ref), None)
     if config is None:
-        raise Failure("SR_NO_PBDS", row.ref)
+        raise Failure("SR_HAS_NO_PBDS", row.ref)
     with volumes.named_by_reference(row):
         driver = call.machine.open_storage(row.type, row.uuid, config)
         driver.attach()

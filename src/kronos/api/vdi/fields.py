@@ -17,7 +17,7 @@ from kronos.dispatch.registry import message
 def _set_in_both(call: Call, ref: str, **fields: Any) -> None:
     """First in the SR, from where a scan would bring it back, then in the record.
 
-    Raises SR_NO_PBDS, VDI_NOT_MANAGED.
+    Raises SR_HAS_NO_PBDS, VDI_NOT_MANAGED.
     """
     row = call.db.get(VDI, ref)
     sr = call.db.get(SR, row.SR)

@@ -28,7 +28,7 @@ _OPTIONAL: dict[str, Any] = {"type": "user", "sharable": False, "read_only": Fal
 def create(call: Call, args: dict[str, Any]) -> str:
     """A new disk of zeros. Its size is rounded up to what the storage can hold.
 
-    Raises SR_BACKEND_FAILURE_79 (size), 44 (space), VDI_TOO_LARGE, SR_OPERATION_NOT_SUPPORTED, SR_NO_PBDS.
+    Raises SR_BACKEND_FAILURE_79 (size), 44 (space), VDI_TOO_LARGE, SR_OPERATION_NOT_SUPPORTED, SR_HAS_NO_PBDS.
     """
     fields = constructor_fields("VDI", _OPTIONAL | args)
     sr = call.db.get(SR, fields.pop("SR"))
@@ -60,7 +60,7 @@ def make(call: Call, sr: SR, fields: dict[str, Any]) -> VDI:
 def destroy(call: Call, self: str) -> None:
     """Destroy a disk and its data; VBDs that referred to it go too.
 
-    Raises VDI_IN_USE [vdi, operation], VDI_NOT_MANAGED [vdi], SR_NO_PBDS.
+    Raises VDI_IN_USE [vdi, operation], VDI_NOT_MANAGED [vdi], SR_HAS_NO_PBDS.
     """
     row = call.db.get(VDI, self)
     sr = call.db.get(SR, row.SR)

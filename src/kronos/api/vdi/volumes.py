@@ -28,10 +28,10 @@ _INTENT = "volume"
 
 
 def plugged(machine: Machine, sr: SR) -> StorageDriver:
-    """The driver of an SR that is plugged in here. Raises SR_NO_PBDS [sr]."""
+    """The driver of an SR that is plugged in here. Raises SR_HAS_NO_PBDS [sr]."""
     driver = machine.storage.get(sr.uuid)
     if driver is None:
-        raise Failure("SR_NO_PBDS", sr.ref)
+        raise Failure("SR_HAS_NO_PBDS", sr.ref)
     return driver
 
 

@@ -15,11 +15,11 @@ from kronos.storage.base import Attachment, StorageDriver
 
 
 def driver_of(call: Call, vdi: VDI) -> StorageDriver:
-    """The storage driver that holds a VDI. Raises SR_NO_PBDS [sr] where its SR is not plugged in here."""
+    """The storage driver that holds a VDI. Raises SR_HAS_NO_PBDS [sr] where its SR is not plugged in here."""
     sr = call.db.get(SR, vdi.SR)
     driver = call.machine.storage.get(sr.uuid)
     if driver is None:
-        raise Failure("SR_NO_PBDS", sr.ref)
+        raise Failure("SR_HAS_NO_PBDS", sr.ref)
     return driver
 
 
@@ -32,7 +32,7 @@ def attach(call: Call, vdi: VDI, *, writable: bool, undo: ExitStack) -> Attachme
 
 
 def attach_disks(call: Call, vm: VM, undo: ExitStack) -> dict[str, Attachment]:
-    """Attach every disk of a VM, by VDI reference. Raises HANDLE_INVALID, SR_NO_PBDS, what the driver raises."""
+    """Attach every disk of a VM, by VDI reference. Raises HANDLE_INVALID, SR_HAS_NO_PBDS, what the driver raises."""
     found: dict[str, Attachment] = {}
     for vbd in (call.db.get(VBD, ref) for ref in vm.VBDs):
         if vbd.empty:

@@ -20,6 +20,26 @@ log = logging.getLogger(__name__)
 LOOKS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
+# What needs no help from inside the guest here: the power button, PCI hot plug and saving its memory.
+ABILITIES = dict.fromkeys(("feature-suspend", "feature-shutdown", "feature-reboot", "feature-poweroff"), "1")
+
+
+def born(db: Database, vm: VM) -> None:
+    """A run begins: nothing is known of the inside, but what the virtual hardware alone can do."""
+    old = db.find(VM_guest_metrics, vm.guest_metrics)
+    if old is not None:
+        db.delete(old)
+    row = db.create(
+        VM_guest_metrics,
+        other=ABILITIES,
+        can_use_hotplug_vbd="yes",
+        can_use_hotplug_vif="yes",
+        live=False,
+        last_updated=now(),
+    )
+    vm.guest_metrics = row.ref
+
+
 def refresh_later(db: Database, machine: Machine, vm: VM) -> None:
     """Ask the agent now and a few times more until the guest has an address, on a thread of its own."""
     threading.Thread(target=_look, args=(db, machine, vm, vm.domid), name="guest", daemon=True).start()
@@ -55,27 +75,18 @@ def write(db: Database, vm: VM, info: GuestInfo) -> None:
         if four:
             networks[f"{vif.device}/ip"] = four[0]
             _assign(db, vif, four[0])
-    features = ("feature-suspend", "feature-shutdown", "feature-reboot", "feature-poweroff")
     fields: dict[str, Any] = {
         "os_version": dict(info.os),
         "networks": networks,
-        "other": dict.fromkeys(features, "1"),
         "live": True,
         "last_updated": now(),
         "PV_drivers_detected": True,
         "PV_drivers_up_to_date": True,
         "PV_drivers_version": {"major": "1", "minor": "0", "micro": "0", "build": "0"},
-        "can_use_hotplug_vbd": "yes",
-        "can_use_hotplug_vif": "yes",
     }
     with db.transaction():
         row = db.find(VM_guest_metrics, vm.guest_metrics)
-        if vm.power_state not in ("Running", "Paused"):
-            return
-        if row is None:
-            row = db.create(VM_guest_metrics, **fields)
-            vm.guest_metrics = row.ref
-        else:
+        if row is not None:
             db.write(row, fields)
 
 
@@ -87,8 +98,6 @@ def _assign(db: Database, vif: VIF, address: str) -> None:
 
 def forget(db: Database, vm: VM) -> None:
     """The agent is gone, and with it what is known of the inside."""
-    row = db.find(VM_guest_metrics, vm.guest_metrics)
     with db.transaction():
-        vm.guest_metrics = NULL
-        if row is not None:
-            db.delete(row)
+        if vm.guest_metrics != NULL:
+            born(db, vm)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 from kronos.api.vm import state
 from kronos.api.vm.backing import attach, attach_disks, bring_up_networks, driver_of, secure_ports
@@ -77,7 +78,7 @@ def describe(call: Call, vm: VM, undo: ExitStack) -> Domain:
     bring_up_networks(call, vm)
     attachments = attach_disks(call, vm, undo)
     secure_ports(call, vm, undo)
-    return domains.describe(call.db, vm, attachments, kernels=call.machine.kernels)
+    return domains.describe(call.db, vm, attachments, kernels=call.machine.kernels, resolve=Path.resolve)
 
 
 # --- pausing ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import Any
 
+from kronos.api.vm import guest
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, now
 from kronos.db.database import Database
@@ -13,6 +14,7 @@ from kronos.db.records import SR, VBD, VDI, VIF, VM, Console, Host_metrics, VM_g
 from kronos.db.records import Host as HostRow
 from kronos.dispatch.machine import Machine
 from kronos.network.names import port_name
+from kronos.rules.surroundings import domain_type
 from kronos.system import hardware
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ def _write_started(db: Database, machine: Machine, vm: VM, domid: int, *, paused
     if vm.ha_restart_priority == "restart":
         fields["ha_always_run"] = True
     db.write(vm, fields)
+    guest.born(db, vm)
     metrics = metrics_of(db, vm)
     db.write(
         metrics,
@@ -71,8 +74,8 @@ def _write_started(db: Database, machine: Machine, vm: VM, domid: int, *, paused
             "VCPUs_number": vm.VCPUs_at_startup,
             "start_time": now(),
             "last_updated": now(),
-            "hvm": vm.domain_type in ("hvm", "unspecified"),
-            "current_domain_type": vm.domain_type,
+            "hvm": domain_type(db, vm) == "hvm",
+            "current_domain_type": domain_type(db, vm),
             "state": (),
         },
     )

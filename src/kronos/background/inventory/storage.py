@@ -114,7 +114,7 @@ def _drop(pipeline: Pipeline, uuid: str) -> bool:
         pipeline.perform_internal("VDI.destroy", ref)
     except Failure as failure:
         log.warning("Destroying VDI %s: %s", uuid, failure)
-        return failure.code != "SR_NO_PBDS"
+        return failure.code != "SR_HAS_NO_PBDS"
     return True
 
 
