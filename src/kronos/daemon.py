@@ -258,8 +258,8 @@ def main(arguments: list[str] | None = None) -> int:
         pass
     try:
         asyncio.run(Daemon(settings).run())
-    except (JournalBusy, JournalUnreadable) as error:
-        log.critical("%s", error)
+    except (JournalBusy, JournalUnreadable, Failure, OSError) as error:
+        log.critical("xapi cannot start: %s", error)
         return 1
     return 0
 
