@@ -79,6 +79,17 @@ def settings() -> list[str]:
     return [word for name, value in values.items() for word in ("-o", f"{name}={value}")]
 
 
+def make_guest() -> None:
+    words = [BIN / "python", "-m", "kronos.boot", HOME / "state" / "tiny-guest"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not line.startswith("qemu-system"):
+                print("    " + line.replace("; to boot it:", "").rstrip(), flush=True)
+    if process.returncode != 0:
+        raise DemoFailed("The tiny guest could not be made.")
+
+
 def start_daemon() -> None:
     if daemon_pid() is not None:
         print("    it runs already")
@@ -103,7 +114,7 @@ def start_daemon() -> None:
 
 def console(uuid: str) -> None:
     """Show the guest's serial console until it asks for a login."""
-    location = xe("console-list", f"vm-uuid={uuid}", "protocol=vt100", "params=uuid", "--minimal", quiet=True)
+    location = xe("console-list", f"vm-uuid={uuid}", "protocol=VT100", "params=uuid", "--minimal", quiet=True)
     seen = b""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(120)
@@ -163,7 +174,7 @@ def start() -> None:
     began = time.monotonic()
     HOME.mkdir(parents=True, exist_ok=True)
     with step("Making the tiny guest (the distribution's kernel and busybox)"):
-        subprocess.run([BIN / "python", "-m", "kronos.boot", HOME / "state" / "tiny-guest"], check=True)
+        make_guest()
     with step("Starting the xapi daemon"):
         start_daemon()
     with step("Looking at the host"):

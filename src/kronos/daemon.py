@@ -98,6 +98,7 @@ class Daemon:
             intents=Intents(settings.state / "intents"),
             open_storage=registry.build,
             kernels=(settings.state / "guest", settings.state / "tiny-guest"),
+            https_port=settings.https_port or 443,
             authenticate=self._authenticate,
         )
         self.db.derive(operations.derive)

@@ -10,8 +10,7 @@ from kronos.db.records import Session, Task
 from kronos.dispatch import roles
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
-
-ENDED = ("success", "failure", "cancelled")
+from kronos.dispatch.task import ENDED
 
 
 def _own(call: Call, ref: str) -> Task:

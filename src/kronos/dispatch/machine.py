@@ -26,6 +26,7 @@ class Machine:
     intents: Intents
     open_storage: Callable[[str, str, dict[str, str]], StorageDriver]
     host_ref: str = ""
+    https_port: int = 443
     kernels: tuple[Path, ...] = ()
     storage: dict[str, StorageDriver] = field(default_factory=dict)
     authenticate: Callable[[str, str], None] | None = None

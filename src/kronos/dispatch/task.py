@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid as uuids
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from kronos.datamodel.errors import Failure
-from kronos.datamodel.types import NULL, now
+from kronos.datamodel.types import NULL, at, now
 from kronos.db.database import Database
 from kronos.db.records import Task as Row
+
+
+ENDED = ("success", "failure", "cancelled")
+MOST = 200
+KEPT = 65 * 60.0
 
 
 class Task:
@@ -72,7 +78,8 @@ class Tasks:
         self.running: dict[str, Task] = {}
 
     def start(self, label: str, description: str, session: str, host: str, *, subtask_of: str = NULL) -> Task:
-        """A task that clients see, pending."""
+        """A task that clients see, pending. Those that ended long ago make room."""
+        self._tidy()
         row = self.db.create(
             Row,
             name_label=label,
@@ -88,6 +95,19 @@ class Tasks:
         task = Task(self.db, label, row)
         self.running[row.ref] = task
         return task
+
+    def _tidy(self) -> None:
+        """Drop tasks that ended more than an hour ago, and the oldest ended ones beyond 200, as the reference does.
+
+        Done when a task begins, so that no timer has to run.
+        """
+        ended = [row for row in self.db.all(Row) if row.status in ENDED]
+        beyond = max(0, len(self.db.tables["task"].rows) - MOST)
+        limit = at(time.time() - KEPT)
+        for count, row in enumerate(ended):
+            if count >= beyond and row.finished >= limit:
+                break
+            self.db.delete(row)
 
     def ended(self, task: Task) -> None:
         """The work behind a task is over; a task that its owner destroyed meanwhile goes now."""

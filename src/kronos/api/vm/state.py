@@ -44,7 +44,9 @@ def started(
                     vbd.currently_attached = True
                 for vif in (db.get(VIF, ref) for ref in vm.VIFs):
                     vif.currently_attached = True
-            _consoles(db, vm, host)
+            _consoles(
+                db, vm, host.address if machine.https_port == 443 else f"{host.address}:{machine.https_port}"
+            )
         ended_early = vm.uuid in _early
         _early.discard(vm.uuid)
     if ended_early:
@@ -90,14 +92,14 @@ def metrics_of(db: Database, vm: VM) -> VM_metrics:
     return row
 
 
-def _consoles(db: Database, vm: VM, host: HostRow) -> None:
+def _consoles(db: Database, vm: VM, authority: str) -> None:
     """A screen and a serial line for a running VM, at addresses that clients can open."""
     present = {db.get(Console, ref).protocol: db.get(Console, ref) for ref in vm.consoles}
     for protocol in ("rfb", "vt100"):
         if protocol == "rfb" and vm.platform.get("vga") == "none":
             continue
         row = present.get(protocol) or db.create(Console, VM=vm.ref, protocol=protocol)
-        location = f"https://{host.address}/console?uuid={row.uuid}"
+        location = f"https://{authority}/console?uuid={row.uuid}"
         db.write(row, {"location": location})
 
 
