@@ -34,7 +34,8 @@ names = st.text("abcdeg", min_size=1, max_size=9)
 
 @given(
     st.dictionaries(
-        st.lists(names, min_size=1, max_size=3).map(lambda parts: "/".join(["d", *parts, "file"])), st.binary()
+        st.lists(names, min_size=1, max_size=3).map(lambda parts: "/".join(["d", *parts, "file"])),
+        st.binary(),
     )
 )
 def test_every_file_is_there_below_its_directories(files: dict[str, bytes]) -> None:

@@ -19,7 +19,9 @@ def kind(spec):
 
 def read(fragment):
     """What an XML-RPC client makes of one value."""
-    document = f"<?xml version='1.0'?><methodResponse><params><param>{fragment}</param></params></methodResponse>"
+    document = (
+        f"<?xml version='1.0'?><methodResponse><params><param>{fragment}</param></params></methodResponse>"
+    )
     return xmlrpc.client.loads(document)[0][0]
 
 
@@ -71,7 +73,11 @@ def test_what_does_not_fit_is_refused(spec, untrusted, code):
         ("bool", True, "<value><boolean>1</boolean></value>"),
         ("VM ref set", (), "<value><array><data/></array></value>"),
         ("(string -> string) map", {}, "<value><struct/></value>"),
-        ("datetime", "19700101T00:00:00Z", "<value><dateTime.iso8601>19700101T00:00:00Z</dateTime.iso8601></value>"),
+        (
+            "datetime",
+            "19700101T00:00:00Z",
+            "<value><dateTime.iso8601>19700101T00:00:00Z</dateTime.iso8601></value>",
+        ),
     ],
 )
 def test_values_are_written_compactly(spec, value, text):
