@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from xml.sax.saxutils import escape
 
 from bench.process import CLIENT_CORE
@@ -20,11 +21,9 @@ XML, JSON = "/", "/jsonrpc"
 
 def xml_call(name: str, *args: str) -> bytes:
     """An XML-RPC call as Python's and most other clients write it."""
-    params = "".join(
-        f"<param><value><string>{escape(arg)}</string></value></param>\n" for arg in args
-    )
-    text = f"<?xml version='1.0'?>\n<methodCall>\n<methodName>{name}</methodName>\n<params>\n{params}</params>\n</methodCall>\n"
-    return text.encode()
+    params = "".join(f"<param><value><string>{escape(arg)}</string></value></param>\n" for arg in args)
+    call = f"<methodName>{name}</methodName>\n<params>\n{params}</params>\n"
+    return f"<?xml version='1.0'?>\n<methodCall>\n{call}</methodCall>\n".encode()
 
 
 def json_call(name: str, *args: object) -> bytes:
@@ -88,6 +87,7 @@ class Load:
     p99: float
 
 
+NOTHING: Final = Load(0.0, math.inf, math.inf)
 _TIMES = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
 
 
@@ -131,7 +131,18 @@ def wrk(port: int, path: str, body: bytes, connections: int, seconds: float, mar
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "call.lua")
         file.write_text(script)
-        argv = [program, "-t", "1", "-c", str(connections), "-d", f"{seconds:g}s", "--latency", "-s", str(file)]
+        argv = [
+            program,
+            "-t",
+            "1",
+            "-c",
+            str(connections),
+            "-d",
+            f"{seconds:g}s",
+            "--latency",
+            "-s",
+            str(file),
+        ]
         done = subprocess.run(
             ["taskset", "-c", str(CLIENT_CORE), *argv, f"http://127.0.0.1:{port}"],
             stdout=subprocess.PIPE, text=True, check=True,

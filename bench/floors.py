@@ -15,7 +15,7 @@ from typing import Any
 
 import httptools
 
-from bench.process import SERVER_CORE, listen, pin, say
+from bench.process import SERVER_CORE, ender, listen, pin, say
 from bench.server import run
 
 
@@ -47,7 +47,9 @@ class Bare(asyncio.Protocol):
             self.held.add(self)
 
 
-def update(loop: asyncio.AbstractEventLoop, record: dict[str, Any], count: int, rate: float) -> dict[str, Any]:
+def update(
+    loop: asyncio.AbstractEventLoop, record: dict[str, Any], count: int, rate: float
+) -> dict[str, Any]:
     """Render the record once and write it to everybody who waits, `count` times; the CPU that it took."""
 
     def send(moment: int) -> None:
@@ -82,7 +84,7 @@ async def main() -> None:
     say({"port": server.sockets[0].getsockname()[1]})
     listen(
         {"update": lambda count, rate: update(loop, record, count, rate)},
-        lambda: loop.call_soon_threadsafe(ended.set) and None,
+        ender(loop, ended),
     )
     await ended.wait()
 

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from bench.client import JSON, content_length, json_call
-from bench.process import CLIENT_CORE, listen, pin, say
+from bench.process import CLIENT_CORE, ender, listen, pin, say
 from bench.server import run
 
 _MOMENT = re.compile(rb'"at ([0-9]+)"')
@@ -82,7 +82,7 @@ async def main() -> None:
         return {"count": count, "p50": found[count // 2], "p99": found[min(count - 1, count * 99 // 100)]}
 
     say({"clients": options["clients"]})
-    listen({"collect": collect}, lambda: loop.call_soon_threadsafe(ended.set) and None)
+    listen({"collect": collect}, ender(loop, ended))
     await ended.wait()
 
 

@@ -79,7 +79,10 @@ def populate(db: Database, pooled: Pooled, count: int, size: Size) -> list[VM]:
 def _vm(db: Database, pooled: Pooled, number: int, size: Size) -> VM:
     kinds: tuple[tuple[type[Any], dict[str, Any]], ...] = (
         (VM_metrics, {"memory_actual": GIB, "VCPUs_number": 2, "VCPUs_params": {"weight": "256"}}),
-        (VM_guest_metrics, {"os_version": {"name": "Debian GNU/Linux 12", "distro": "debian", "major": "12"}}),
+        (
+            VM_guest_metrics,
+            {"os_version": {"name": "Debian GNU/Linux 12", "distro": "debian", "major": "12"}},
+        ),
         (VM_metrics, {}),
     )
     metrics = [db.create(kind, **fields).ref for kind, fields in kinds[: size.metrics]]

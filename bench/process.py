@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -43,6 +44,7 @@ class Child:
     """`python -m MODULE OPTIONS`, which writes a line of JSON once it is ready and one for each line it is sent."""
 
     def __init__(self, module: str, **options: object) -> None:
+        self.module = module
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, json.dumps(options)],
             stdin=subprocess.PIPE,
@@ -76,10 +78,10 @@ class Child:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.process.args} ended with status {self.process.wait()}")
+            raise RuntimeError(f"{self.module} ended with status {self.process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise RuntimeError(f"{self.process.args}: {answer['error']}")
+            raise RuntimeError(f"{self.module}: {answer['error']}")
         return answer
 
     def end(self) -> None:
@@ -112,3 +114,12 @@ def listen(commands: dict[str, Callable[..., Any]], ended: Callable[[], None]) -
         ended()
 
     threading.Thread(target=serve, name="parent", daemon=True).start()
+
+
+def ender(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> Callable[[], None]:
+    """What `listen` is to call so that a coroutine which waits for `ended` goes on."""
+
+    def end() -> None:
+        loop.call_soon_threadsafe(ended.set)
+
+    return end

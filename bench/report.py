@@ -108,7 +108,6 @@ def machine() -> dict[str, str]:
         "memory": f"{int(memory) // 1024 // 1024 + 1} GiB",
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "kvm": "yes" if Path("/dev/kvm").exists() else "no: guests are emulated",
     }
 
 

@@ -1,8 +1,8 @@
-"""A host's API in a process of its own, without libvirt: database, journal, pipeline, doors; run by bench.process.Child.
+"""A host's API in a process of its own: database, journal, pipeline, doors. Run by bench.process.Child.
 
 Options: `directory`; `vms` to make; `disks`, `interfaces` and `metrics` a VM; `load` to start from the database that
-is there; `derive` (true) to keep allowed_operations; `durable` (true) for a journal; `hypervisor` fake or simulated;
-`frozen` (true) to freeze what was loaded, as the daemon does.
+is there; `derive` (true) to keep allowed_operations; `hypervisor` fake, simulated, or qemu with its `uri`; `attachable`
+for disks that VMs can start with; `pinned` (true) to one core; `memory` in bytes that the host is to have.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import population
-from bench.process import SERVER_CORE, listen, pin, rss, say
+from bench.process import SERVER_CORE, ender, listen, pin, rss, say
 from kronos.api import catalogue
+from kronos.background.follow import Follow
 from kronos.db.database import Database
 from kronos.db.journal import Journal
-from kronos.db.records import SR, VM, Host
+from kronos.db.records import SR, VDI, VM, Host
 from kronos.dispatch import roles
 from kronos.dispatch.call import INTERNAL
 from kronos.dispatch.machine import Machine
@@ -30,10 +31,12 @@ from kronos.hypervisor.base import Hypervisor
 from kronos.hypervisor.fake import Fake
 from kronos.network.fake import FakeNetwork
 from kronos.rules import operations
+from kronos.rules.domain import describe
 from kronos.server import doors
 from kronos.server.access import Access
 from kronos.server.http import Server, TcpListener, UnixListener
 from kronos.storage.fake import FakeDriver
+from kronos.system import hardware
 from kronos.system.intents import Intents
 
 
@@ -47,8 +50,7 @@ class Bench:
         self.pauses: list[float] = []
         self._pause_began = 0.0
         gc.disable()
-        durable = options.get("durable", True)
-        self.db = Database(Journal(self.directory / "state.db") if durable else None)
+        self.db = Database(Journal(self.directory / "state.db"))
         if options.get("load"):
             self.db.load()
         self.machine = Machine(
@@ -56,7 +58,7 @@ class Bench:
             network=FakeNetwork(),
             state=self.directory,
             intents=Intents(self.directory / "intents"),
-            open_storage=lambda *_: None,  # type: ignore[arg-type,return-value]
+            open_storage=lambda *_: None,  # type: ignore[arg-type]
         )
         if options.get("derive", True):
             self.db.derive(operations.derive)
@@ -66,15 +68,24 @@ class Bench:
         gc.enable()
         gc.set_threshold(50_000, 20, 100)
         self.machine.host_ref = self.db.all(Host)[0].ref
+        self.follow = Follow(self.db, self.machine)
+        self.follow.start()
         access = Access(self.pipeline)
         self.server = Server(doors.all_doors(self.pipeline, access))
 
     def _hypervisor(self) -> Hypervisor:
-        if self.options.get("hypervisor") != "simulated":
-            return Fake()
-        from kronos.hypervisor.simulated import Simulated
+        """libvirt is loaded only where it is needed."""
+        match self.options.get("hypervisor", "fake"):
+            case "simulated":
+                from kronos.hypervisor.simulated import Simulated
 
-        return Simulated(self.directory / "run")
+                return Simulated(self.directory / "run")
+            case "qemu":
+                from kronos.hypervisor.kvm import QEMU
+
+                return QEMU(self.options["uri"], self.directory / "run")
+            case _:
+                return Fake()
 
     def _populate(self) -> None:
         if self.options.get("load"):
@@ -83,6 +94,8 @@ class Bench:
         size = population.Size(
             options.get("disks", 3), options.get("interfaces", 2), options.get("metrics", 3)
         )
+        if options.get("memory"):
+            _pretend_memory(options["memory"])
         pooled = population.pool(self.db)
         population.populate(self.db, pooled, options["vms"], size)
         if options.get("attachable"):
@@ -90,14 +103,12 @@ class Bench:
 
     def _make_attachable(self, sr: SR) -> None:
         """Volumes behind the VDIs, for VMs that are to be started."""
-        driver = FakeDriver(sr.uuid, {"location": "bench"}, self.directory)
+        driver = FakeDriver(sr.uuid)
+        driver.create(1 << 44)
         driver.attach()
         self.machine.storage[sr.uuid] = driver
-        for vm in self.db.all(VM):
-            for ref in vm.VBDs:
-                vdi = self.db.rows[self.db.rows[ref].VDI]
-                volume = driver.volume_create(1 << 20, name=vdi.name_label)
-                self.db.write(vdi, {"uuid": volume.uuid, "location": volume.uuid})
+        for vdi in self.db.all(VDI):
+            driver.volume_create(vdi.uuid, 1 << 20)
 
     async def serve(self) -> dict[str, Any]:
         """Open the doors; what a client has to know."""
@@ -107,8 +118,7 @@ class Bench:
             user="root", host=self.machine.host_ref, origin=INTERNAL, originator="bench"
         )
         gc.collect()
-        if self.options.get("frozen", True):
-            gc.freeze()
+        gc.freeze()
         vms = self.db.all(VM)
         return {
             "port": self.server.addresses[0][1],
@@ -119,6 +129,15 @@ class Bench:
         }
 
     # What the parent asks
+
+    def documents(self) -> dict[str, Any]:
+        """The libvirt document of each VM, as a start makes it."""
+        from kronos.hypervisor.libvirt import LibvirtHypervisor
+
+        hypervisor = self.machine.hypervisor
+        assert isinstance(hypervisor, LibvirtHypervisor)
+        renderer = hypervisor.renderer(hypervisor.places)
+        return {"documents": [renderer.domain(describe(self.db, vm, {})) for vm in self.db.all(VM)]}
 
     def dirty(self) -> dict[str, Any]:
         """Every VM's record has changed, so that none has a kept form."""
@@ -155,20 +174,34 @@ class Bench:
         return {"cpu": time.process_time() - before}
 
 
+def _pretend_memory(size: int) -> None:
+    """More VMs than this machine could hold are to start: read its memory as ever, and answer with another size."""
+    read = hardware.memory
+
+    def memory() -> hardware.Memory:
+        read()
+        return hardware.Memory(size, size)
+
+    hardware.memory = memory
+
+
 async def main() -> None:
     options = json.loads(sys.argv[1])
-    pin(SERVER_CORE)
+    if options.get("pinned", True):
+        pin(SERVER_CORE)
     catalogue.load()
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     bench = await loop.run_in_executor(None, Bench, options, loop)
     say(await bench.serve())
     commands = {
-        name: getattr(bench, name) for name in ("dirty", "used", "watch_pauses", "longest_pause", "update")
+        name: getattr(bench, name)
+        for name in ("dirty", "used", "watch_pauses", "longest_pause", "update", "documents")
     }
-    listen(commands, lambda: loop.call_soon_threadsafe(ended.set) and None)
+    listen(commands, ender(loop, ended))
     await ended.wait()
     await bench.server.stop(0)
+    bench.follow.close()
     bench.pipeline.close()
     bench.machine.hypervisor.close()
     if bench.db.journal is not None:

@@ -39,9 +39,7 @@ def measure(run: Run) -> list[Row]:
     return rows
 
 
-def _rows(
-    clients: int, limit: float, bare: list[dict[str, Any]], ours: list[dict[str, Any]]
-) -> list[Row]:
+def _rows(clients: int, limit: float, bare: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[Row]:
     p99, p50 = min(each["p99"] for each in ours), min(each["p50"] for each in ours)
     return [
         Row("G9", f"{clients} clients of event.from, 99 % told within", p99, "ms", limit=limit + BATCHING,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bench.client import JSON, XML, Load, json_call, wrk, xml_call
+from bench.client import JSON, NOTHING, XML, Load, json_call, wrk, xml_call
 from bench.process import Child
 from bench.report import Row
 from bench.run import Run
@@ -29,8 +29,8 @@ def measure(run: Run) -> list[Row]:
         one: dict[str, Load] = {}
         for _ in range(run.rounds):
             for name, target in targets.items():
-                many[name] = max(many.get(name), wrk(*target, 16, run.seconds), key=_rate)
-                one[name] = min(one.get(name), wrk(*target, 1, run.seconds), key=_p50)
+                many[name] = max(many.get(name, NOTHING), wrk(*target, 16, run.seconds), key=_rate)
+                one[name] = min(one.get(name, NOTHING), wrk(*target, 1, run.seconds), key=_p50)
     return [
         Row("G1", "VM.get_power_state, XML-RPC, 16 connections", many["xml"].rate, "calls/s",
             many["echo"].rate, FLOOR, 0.30, at_least=True),
@@ -41,9 +41,9 @@ def measure(run: Run) -> list[Row]:
     ]  # fmt: skip
 
 
-def _rate(load: Load | None) -> float:
-    return load.rate if load else 0.0
+def _rate(load: Load) -> float:
+    return load.rate
 
 
-def _p50(load: Load | None) -> float:
-    return load.p50 if load else float("inf")
+def _p50(load: Load) -> float:
+    return load.p50

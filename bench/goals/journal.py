@@ -1,10 +1,4 @@
-#!/usr/bin/env python3
-"""The journal beside its floors, in one run: a raw append and fdatasync, and a bare SELECT.
-
-    bench/journal.py [DIRECTORY]     a directory on the disk to measure; default: the current one
-
-Only the ratios mean anything. Exits with 1 when one is past its limit.
-"""
+"""JOURNAL: the journal beside its floors: a raw append and fdatasync, and a bare SELECT."""
 
 from __future__ import annotations
 
@@ -14,36 +8,32 @@ import os
 import random
 import sqlite3
 import statistics
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-
-from kronos.db.journal import Change, Journal  # noqa: E402
+from bench.report import Row
+from bench.run import Run
+from kronos.db.journal import Change, Journal
 
 COMMITS = 1500
-ROUNDS = 5
 OBJECTS = 120_000
 CHANGE = {"name_description": "x" * 120}
 
 
-def median_and_tail(call: Callable[[], object]) -> tuple[float, float]:
-    """Seconds that half, and 99 of 100, calls stay under."""
+def median(call: Callable[[], object]) -> float:
+    """Seconds that half of the calls stay under."""
     times = []
     for _ in range(COMMITS):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    times.sort()
-    return statistics.median(times), times[len(times) * 99 // 100]
+    return statistics.median(times)
 
 
-def one_client(directory: Path) -> tuple[float, float]:
-    """The ratio of a journalled change to a raw durable append of 200 bytes, and the changes a second."""
+def one_client(directory: Path, rounds: int) -> tuple[float, float]:
+    """Median seconds of a journalled change, and of a raw durable append of 200 bytes: the round of the best ratio."""
     raw = os.open(directory / "raw", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def raw_append() -> None:
@@ -58,20 +48,17 @@ def one_client(directory: Path) -> tuple[float, float]:
         ref = f"OpaqueRef:{refs[time.perf_counter_ns() % 100]:036}"
         journal.wait(journal.append([Change("write", "VM", ref, CHANGE)]))
 
-    rounds = []
-    for _ in range(ROUNDS):
-        (floor, floor_tail), (ours, tail) = median_and_tail(raw_append), median_and_tail(setter)
-        rounds.append((ours / floor, ours))
-        print(
-            f"  raw {floor * 1e6:.0f}/{floor_tail * 1e6:.0f} us, journal {ours * 1e6:.0f}/{tail * 1e6:.0f} us"
-            f" (p50/p99): {ours / floor:.2f}x"
-        )
+    found = []
+    for _ in range(rounds):
+        floor, ours = median(raw_append), median(setter)
+        found.append((ours / floor, ours, floor))
     journal.close()
-    ratio, seconds = min(rounds)
-    return ratio, 1 / seconds
+    os.close(raw)
+    _, ours, floor = min(found)
+    return ours, floor
 
 
-def many_tasks(directory: Path, clients: int, seconds: float = 1.5) -> float:
+def many_tasks(directory: Path, clients: int, seconds: float) -> float:
     """Durable changes a second by asyncio tasks that each wait for their own: the daemon's way with setters."""
     journal = Journal(directory / f"tasks{clients}.db")
     journal.append([Change("create", "VM", f"OpaqueRef:{n:036}", record(n)) for n in range(clients)])
@@ -99,7 +86,11 @@ def many_tasks(directory: Path, clients: int, seconds: float = 1.5) -> float:
 
     async def everyone() -> None:
         loop = asyncio.get_running_loop()
-        journal.subscribe(lambda ticket: loop.call_soon_threadsafe(release, ticket) and None)
+
+        def durable(ticket: int) -> None:
+            loop.call_soon_threadsafe(release, ticket)
+
+        journal.subscribe(durable)
         end = time.monotonic() + seconds
         await asyncio.gather(*(client(number, end) for number in range(clients)))
 
@@ -108,7 +99,7 @@ def many_tasks(directory: Path, clients: int, seconds: float = 1.5) -> float:
     return count / seconds
 
 
-def many_threads(directory: Path, clients: int, seconds: float = 1.5) -> float:
+def many_threads(directory: Path, clients: int, seconds: float) -> float:
     """Durable changes a second by threads that each wait for their own."""
     journal = Journal(directory / f"many{clients}.db")
     journal.append([Change("create", "VM", f"OpaqueRef:{n:036}", record(n)) for n in range(clients)])
@@ -137,39 +128,32 @@ def record(number: int) -> dict[str, object]:
     return fields | {f"number_{n}": number * n for n in range(20)}
 
 
-def load(directory: Path) -> tuple[float, float]:
-    """The ratio of a load of 120,000 objects to a bare SELECT of them, and that of an open after a crash."""
+def load(directory: Path, objects: int, rounds: int) -> tuple[float, float, float]:
+    """Seconds to open a journal and load every object, to SELECT them, and to open it after a crash."""
     path = directory / "large.db"
     journal = Journal(path)
     small = {"pad": "x" * 700}
-    start = time.perf_counter()
-    for first in range(0, OBJECTS, 1000):
-        fields = (record(n) if n % 12 == 0 else small for n in range(first, first + 1000))
+    for first in range(0, objects, 1000):
+        fields = (record(n) if n % 12 == 0 else small for n in range(first, min(first + 1000, objects)))
         ticket = journal.append(
             [Change("create", "VM", f"OpaqueRef:{n:036}", each) for n, each in enumerate(fields, first)]
         )
         journal.wait(ticket)
     journal.close()
-    print(f"  written in {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e6:.0f} MB")
-    rounds = []
-    for _ in range(ROUNDS):
-        floor = timed(lambda: bare_select(path))
+    found = []
+    for _ in range(rounds):
+        floor = timed(lambda: bare_select(path), objects)
         opened = time.perf_counter()
         journal = Journal(path)
         opening = time.perf_counter() - opened
-        ours = timed(journal.load)
+        ours = opening + timed(journal.load, objects)
         journal.close()
-        rounds.append(((opening + ours) / floor, floor, opening, ours))
-    ratio, floor, opening, ours = min(rounds)
-    print(
-        f"  SELECT {floor * 1e3:.0f} ms; open {opening * 1e3:.1f} ms, load {ours * 1e3:.0f} ms: {ratio:.2f}x"
-    )
-    crash(path)
+        found.append((ours / floor, ours, floor))
+    crash(path, objects)
     start = time.perf_counter()
     Journal(path).close()
-    recovery = time.perf_counter() - start
-    print(f"  open after a crash with a megabyte of unfolded changes: {recovery * 1e3:.0f} ms")
-    return ratio, recovery / floor
+    _, ours, floor = min(found)
+    return ours, floor, time.perf_counter() - start
 
 
 def bare_select(path: Path) -> list[object]:
@@ -179,7 +163,7 @@ def bare_select(path: Path) -> list[object]:
     return rows
 
 
-def crash(path: Path) -> None:
+def crash(path: Path, objects: int) -> None:
     """What a crash leaves at its worst: a megabyte of changes, each of another object, none folded."""
     connection = sqlite3.connect(path)
     connection.execute("DELETE FROM meta WHERE key = 'journal.clean'")
@@ -187,41 +171,47 @@ def crash(path: Path) -> None:
     while size < 1024 * 1024:
         body = json.dumps([["write", "VM", f"OpaqueRef:{number:036}", {"name_label": "new"}]]).encode()
         connection.execute("INSERT INTO changes VALUES (?, ?)", (ticket, body))
-        size, number, ticket = size + len(body), (number + 12) % OBJECTS, ticket + 1
+        size, number, ticket = size + len(body), (number + 12) % objects, ticket + 1
     connection.commit()
     connection.close()
 
 
-def timed(call: Callable[[], Iterable[object]]) -> float:
+def timed(call: Callable[[], Iterable[object]], objects: int) -> float:
     """Seconds to make the call and hold everything it gives at once."""
     start = time.perf_counter()
     rows = list(call())
     seconds = time.perf_counter() - start
-    assert len(rows) == OBJECTS
+    assert len(rows) == objects
     return seconds
 
 
-def main() -> int:
-    where = sys.argv[1] if len(sys.argv) > 1 else "."
-    print(f"load average {os.getloadavg()[0]:.2f}")
-    missed = []
-    with tempfile.TemporaryDirectory(dir=where) as name:
-        directory = Path(name)
-        print("one client, append and wait:")
-        ratio, rate = one_client(directory)
-        missed += ["one client"] * (ratio > 2.5)
-        print("64 clients:")
-        for kind, many, least in (("tasks", many_tasks, 8), ("threads", many_threads, 0)):
-            single, together = many(directory, 1), many(directory, 64)
-            print(f"  {kind}: {together:.0f}/s, one alone {single:.0f}/s: {together / single:.1f}x")
-            missed += [f"64 {kind}"] * (together / single < least)
-        print(f"load of {OBJECTS} objects:")
-        ratio, _ = load(directory)
-        missed += ["load"] * (ratio > 1.5)
-    print(f"load average {os.getloadavg()[0]:.2f}")
-    print(f"past the limit: {', '.join(missed)}" if missed else "all within limits")
-    return 1 if missed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def measure(run: Run) -> list[Row]:
+    directory = run.directory / "journal"
+    directory.mkdir()
+    ours, floor = one_client(directory, run.rounds)
+    rows = [
+        Row("JOURNAL", "one change, appended and on disk, median", ours * 1e6, "us", floor * 1e6,
+            "append and fdatasync of 200 bytes", 2.5)
+    ]  # fmt: skip
+    for kind, many, least in (("asyncio tasks", many_tasks, 8.0), ("threads", many_threads, None)):
+        single, together = many(directory, 1, run.seconds), many(directory, 64, run.seconds)
+        rows.append(
+            Row("JOURNAL", f"64 {kind}, each waiting for its own", together, "changes/s", single, "one alone",
+                least, at_least=True)
+        )  # fmt: skip
+    objects = run.scaled(OBJECTS)
+    ours, floor, recovery = load(directory, objects, run.rounds)
+    note = f"after a crash with a megabyte of changes it takes {recovery * 1e3:.0f} ms to open"
+    rows.append(
+        Row(
+            "JOURNAL",
+            f"load of {objects} objects",
+            ours * 1e3,
+            "ms",
+            floor * 1e3,
+            "a bare SELECT",
+            1.5,
+            note=note,
+        )
+    )
+    return rows
