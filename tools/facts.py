@@ -124,6 +124,10 @@ def class_text(cls: Facts, order: list[str], derived: dict[str, Facts]) -> str:
     return "{" + ",\n".join(parts) + "}\n"
 
 
+# The reference keeps messages in files beside its database; here they are rows like any other.
+OURS: dict[str, Facts] = {"message": {"persist": True}}
+
+
 def main(source: Path) -> None:
     from kronos.datamodel.derivation import implied_messages
 
@@ -135,6 +139,7 @@ def main(source: Path) -> None:
     relations = facts["relations"]
     explicit = 0
     for cls in facts["classes"]:
+        cls |= OURS.get(cls["name"], {})
         mirrors = {r["b_field"] for r in relations if r["b_class"] == cls["name"]}
         head = {k: v for k, v in cls.items() if k not in ("fields", "messages")} | lifecycle(cls)
         fields = [field_line(field, order) for field in cls["fields"]]

@@ -1,0 +1,29 @@
+"""Messages: left about an object, read back, kept within bounds."""
+
+from __future__ import annotations
+
+from kronos.api import message
+from kronos.db.records import Message
+
+
+def test_a_message_is_about_an_object_that_exists(xapi):
+    assert xapi.refused("message.create", "hello", 3, "VM", "nothing", "body") == ["UUID_INVALID", "VM", "nothing"]
+
+
+def test_messages_are_read_back_by_object_and_time(xapi):
+    pool = xapi("pool.get_record", xapi("pool.get_all")[0])
+    ref = xapi("message.create", "hello", 3, "Pool", pool["uuid"], "body")
+    assert xapi("message.get_record", ref)["body"] == "body"
+    assert list(xapi("message.get", "Pool", pool["uuid"], "19700101T00:00:00Z")) == [ref]
+    assert xapi("message.get_since", "21000101T00:00:00Z") == {}
+    xapi("message.destroy_all", {"priority": "2"})
+    assert list(xapi("message.get_all")) == [ref]
+    xapi("message.destroy", ref)
+    assert xapi("message.get_all_records") == {}
+
+
+def test_the_oldest_messages_make_room(xapi, monkeypatch):
+    monkeypatch.setattr(message, "MOST", 3)
+    for number in range(5):
+        message.tell(xapi.db, str(number), 5, "Pool", "uuid", "")
+    assert [row.name for row in xapi.db.all(Message)] == ["2", "3", "4"]
