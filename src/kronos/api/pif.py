@@ -208,8 +208,11 @@ def unplug(call: Call, self: str) -> None:
     for ref in network.VIFs:
         if call.db.get(VIF, ref).currently_attached:
             raise Failure("VIF_IN_USE", network.ref, ref)
-    call.machine.network.release(row.device)
-    call.machine.network.destroy_bridge(network.bridge)
+    driver = call.machine.network
+    # In a bridge that somebody else put it in, it stays.
+    if any(nic.device == row.device and nic.bridge == network.bridge for nic in driver.physical_interfaces()):
+        driver.release(row.device)
+        driver.destroy_bridge(network.bridge)
     row.currently_attached = False
 
 

@@ -7,7 +7,11 @@ from kronos.db.records import Message
 
 
 def test_a_message_is_about_an_object_that_exists(xapi):
-    assert xapi.refused("message.create", "hello", 3, "VM", "nothing", "body") == ["UUID_INVALID", "VM", "nothing"]
+    assert xapi.refused("message.create", "hello", 3, "VM", "nothing", "body") == [
+        "UUID_INVALID",
+        "VM",
+        "nothing",
+    ]
 
 
 def test_messages_are_read_back_by_object_and_time(xapi):

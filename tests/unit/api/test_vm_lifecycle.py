@@ -1,0 +1,333 @@
+"""A VM's life: what its records say at each turn, and that nothing is left when a turn fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from kronos.background.follow import Follow
+from kronos.datamodel.errors import Failure
+from kronos.db.records import VBD, VDI, VIF, VM, Console, Host_metrics, Pool, Task, VM_metrics
+from kronos.hypervisor.base import State
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def host(xapi):
+    """A host that takes VMs, with an SR, and whose hypervisor is followed."""
+    xapi.db.write(
+        xapi.host, {"enabled": True, "address": "192.0.2.1", "software_version": {"hypervisor": "QEMU"}}
+    )
+    metrics = xapi.db.get(Host_metrics, xapi.host.metrics)
+    xapi.db.write(metrics, {"memory_total": 8 * GIB, "memory_free": 8 * GIB})
+    xapi.storage = xapi.sr("file")
+    xapi.db.all(Pool)[0].default_SR = xapi.storage.ref
+    xapi.follow = Follow(xapi.db, xapi.machine)
+    xapi.follow.start()
+    yield xapi
+    xapi.follow.close()
+
+
+def halted_vm(host, *, disk: bool = True, **fields: object) -> VM:
+    memory = {
+        f"memory_{name}": 64 << 20 for name in ("static_min", "static_max", "dynamic_min", "dynamic_max")
+    }
+    record = {
+        "name_label": "vm",
+        "name_description": "",
+        "user_version": 0,
+        "is_a_template": False,
+        "affinity": "OpaqueRef:NULL",
+        "VCPUs_params": {},
+        "VCPUs_max": 1,
+        "VCPUs_at_startup": 1,
+        "actions_after_shutdown": "destroy",
+        "actions_after_reboot": "restart",
+        "actions_after_crash": "destroy",
+        "PV_bootloader": "",
+        "PV_kernel": "",
+        "PV_ramdisk": "",
+        "PV_args": "",
+        "PV_bootloader_args": "",
+        "PV_legacy_args": "",
+        "HVM_boot_policy": "BIOS order",
+        "HVM_boot_params": {"order": "cd"},
+        "platform": {},
+        "PCI_bus": "",
+        "other_config": {},
+        "recommendations": "",
+    }
+    vm = host.db.get(VM, host("VM.create", record | memory | fields))
+    if disk:
+        vdi = host.vdi(host.storage)
+        host("VBD.create", vbd_record(vm, vdi))
+    return vm
+
+
+def vbd_record(vm, vdi, **fields: object) -> dict[str, object]:
+    return {
+        "VM": vm.ref,
+        "VDI": vdi.ref,
+        "userdevice": "autodetect",
+        "bootable": True,
+        "mode": "RW",
+        "type": "Disk",
+        "empty": False,
+        "other_config": {},
+        "qos_algorithm_type": "",
+        "qos_algorithm_params": {},
+    } | fields
+
+
+def until(condition, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_a_started_vm_runs_here_with_its_devices_and_consoles(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    assert (vm.power_state, vm.resident_on, vm.domid) == ("Running", host.host.ref, 1)
+    assert [host.db.get(VBD, ref).currently_attached for ref in vm.VBDs] == [True]
+    consoles = [host.db.get(Console, ref) for ref in vm.consoles]
+    assert {console.protocol for console in consoles} == {"rfb", "vt100"}
+    assert all(console.location.startswith("https://192.0.2.1/console?uuid=") for console in consoles)
+    assert {"clean_shutdown", "pause", "suspend"} <= set(vm.allowed_operations)
+    assert "start" not in vm.allowed_operations
+    assert vm.current_operations == {}
+
+
+def test_a_start_that_the_hypervisor_refuses_lets_everything_go_again(host, monkeypatch):
+    vm = halted_vm(host)
+
+    def refuse(domain, *, paused=False):
+        raise Failure("INTERNAL_ERROR", "no")
+
+    monkeypatch.setattr(host.hypervisor, "start", refuse)
+    assert host.refused("VM.start", vm.ref, False, False) == ["INTERNAL_ERROR", "no"]
+    assert (vm.power_state, vm.current_operations) == ("Halted", {})
+    assert vm.scheduled_to_be_resident_on == "OpaqueRef:NULL"
+    monkeypatch.undo()
+    host("VM.start", vm.ref, False, False)
+    assert vm.power_state == "Running"
+
+
+def test_the_wrong_power_state_is_named_as_clients_read_it(host):
+    vm = halted_vm(host, disk=False)
+    assert host.refused("VM.pause", vm.ref) == ["VM_BAD_POWER_STATE", vm.ref, "running", "halted"]
+
+
+def test_a_guest_that_ends_by_itself_is_halted_and_its_disk_is_free(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host.hypervisor.power_off(vm.uuid)
+    assert until(lambda: vm.power_state == "Halted")
+    assert (vm.resident_on, vm.domid, vm.consoles) == ("OpaqueRef:NULL", -1, ())
+    assert "destroy" in host.db.get(VDI, host.db.get(VBD, vm.VBDs[0]).VDI).allowed_operations
+
+
+def test_a_guest_that_ends_while_it_is_started_is_halted_in_the_end(host, monkeypatch):
+    vm = halted_vm(host, disk=False)
+    start = host.hypervisor.start
+
+    def brief(domain, *, paused=False):
+        domid = start(domain, paused=paused)
+        host.hypervisor.power_off(domain.uuid)
+        time.sleep(0.2)  # its end is heard before its start is written
+        return domid
+
+    monkeypatch.setattr(host.hypervisor, "start", brief)
+    host("VM.start", vm.ref, False, False)
+    assert until(lambda: vm.power_state == "Halted")
+
+
+def test_pause_and_unpause(host):
+    vm = halted_vm(host, disk=False)
+    host("VM.start", vm.ref, True, False)
+    assert vm.power_state == "Paused"
+    host("VM.unpause", vm.ref)
+    assert vm.power_state == "Running"
+
+
+def test_a_clean_shutdown_waits_for_the_guest(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host("VM.clean_shutdown", vm.ref)
+    assert vm.power_state == "Halted"
+
+
+def test_a_hard_shutdown_ends_a_clean_one_that_waits_for_a_deaf_guest(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host.hypervisor.guests[vm.uuid].obeys = False
+    task = host.db.get(Task, host("Async.VM.clean_shutdown", vm.ref))
+    assert until(lambda: "clean_shutdown" in vm.current_operations.values())
+    host("VM.hard_shutdown", vm.ref)
+    assert until(lambda: task.status != "pending")
+    assert (vm.power_state, task.status) == ("Halted", "cancelled")
+    assert task.error_info[0] == "TASK_CANCELLED"
+
+
+def test_a_reboot_of_the_guest_keeps_the_vm_running(host):
+    vm = halted_vm(host, disk=False)
+    host("VM.start", vm.ref, False, False)
+    metrics = host.db.get(VM_metrics, vm.metrics)
+    metrics.start_time = "19700101T00:00:00Z"
+    host("VM.clean_reboot", vm.ref)
+    assert vm.power_state == "Running"
+    assert metrics.start_time != "19700101T00:00:00Z"
+
+
+def test_a_suspended_vm_comes_back_and_its_image_goes(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host("VM.suspend", vm.ref)
+    assert (vm.power_state, vm.domid) == ("Suspended", -1)
+    image = host.db.get(VDI, vm.suspend_VDI)
+    assert image.type == "suspend"
+    host("VM.resume", vm.ref, False, False)
+    assert (vm.power_state, vm.suspend_VDI) == ("Running", "OpaqueRef:NULL")
+    assert host.db.find(VDI, image.ref) is None
+
+
+def test_a_hard_shutdown_of_a_suspended_vm_drops_its_image(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host("VM.suspend", vm.ref)
+    image = vm.suspend_VDI
+    host("VM.hard_shutdown", vm.ref)
+    assert (vm.power_state, host.db.find(VDI, image)) == ("Halted", None)
+
+
+def test_a_clone_has_disks_addresses_and_records_of_its_own(host):
+    vm = halted_vm(host)
+    network = host.net()
+    host(
+        "VIF.create",
+        {
+            "VM": vm.ref,
+            "network": network.ref,
+            "device": "0",
+            "MAC": "",
+            "MTU": 1500,
+            "other_config": {},
+            "qos_algorithm_type": "",
+            "qos_algorithm_params": {},
+        },
+    )
+    copy = host.db.get(VM, host("VM.clone", vm.ref, "copy"))
+    mine, its = host.db.get(VBD, vm.VBDs[0]), host.db.get(VBD, copy.VBDs[0])
+    assert its.VDI not in (mine.VDI, "OpaqueRef:NULL")
+    assert host.db.get(VIF, copy.VIFs[0]).MAC != host.db.get(VIF, vm.VIFs[0]).MAC
+    assert copy.metrics != vm.metrics
+    assert host.machine.intents.left() == {}
+
+
+def test_a_clone_whose_second_disk_fails_leaves_nothing(host, monkeypatch):
+    vm = halted_vm(host)
+    host("VBD.create", vbd_record(vm, host.vdi(host.storage)))
+    before = (len(host.db.all(VDI)), len(host.db.all(VM)), len(host.driver(host.storage).scan()))
+    driver = host.driver(host.storage)
+    clone, count = driver.volume_clone, []
+
+    def second_fails(uuid, new_uuid, **options):
+        count.append(uuid)
+        if len(count) == 2:
+            raise Failure("SR_BACKEND_FAILURE_44", "", "no room", "")
+        return clone(uuid, new_uuid, **options)
+
+    monkeypatch.setattr(driver, "volume_clone", second_fails)
+    assert host.refused("VM.clone", vm.ref, "copy")[0] == "SR_BACKEND_FAILURE_44"
+    after = (len(host.db.all(VDI)), len(host.db.all(VM)), len(driver.scan()))
+    assert after == before
+    assert vm.current_operations == {}
+
+
+def test_a_template_is_provisioned_into_a_vm_with_the_disks_that_it_asks_for(host):
+    disks = f'<provision><disk device="0" size="{GIB}" sr="{host.storage.uuid}" bootable="true"/></provision>'
+    template = halted_vm(host, disk=False, is_a_template=True, other_config={"disks": disks})
+    vm = host.db.get(VM, host("VM.clone", template.ref, "new"))
+    assert vm.is_a_template
+    host("VM.provision", vm.ref)
+    assert not vm.is_a_template
+    assert [host.db.get(VDI, host.db.get(VBD, ref).VDI).virtual_size for ref in vm.VBDs] == [GIB]
+    assert "disks" not in vm.other_config
+    assert host.refused("VM.start", template.ref, False, False)[0] == "VM_IS_TEMPLATE"
+
+
+def test_a_snapshot_can_be_reverted_to(host):
+    vm = halted_vm(host)
+    snapshot = host.db.get(VM, host("VM.snapshot", vm.ref, "before", []))
+    assert (snapshot.is_a_snapshot, snapshot.snapshot_of, vm.snapshots) == (True, vm.ref, (snapshot.ref,))
+    vm.name_description = "changed"
+    disk = host.db.get(VBD, vm.VBDs[0]).VDI
+    host("VM.revert", snapshot.ref)
+    assert vm.name_description == ""
+    assert host.db.find(VDI, disk) is None
+    assert host.db.get(VBD, vm.VBDs[0]).VDI != "OpaqueRef:NULL"
+
+
+def test_destroying_a_vm_keeps_its_disks_and_takes_all_else(host):
+    vm = halted_vm(host)
+    vdi = host.db.get(VBD, vm.VBDs[0]).VDI
+    vbd, metrics = vm.VBDs[0], vm.metrics
+    host("VM.destroy", vm.ref)
+    assert host.db.find(VDI, vdi) is not None
+    assert (host.db.find(VBD, vbd), host.db.find(VM_metrics, metrics)) == (None, None)
+
+
+def test_a_restarted_daemon_finds_running_guests_and_those_that_ended(host):
+    stays, ended = halted_vm(host), halted_vm(host)
+    for vm in (stays, ended):
+        host("VM.start", vm.ref, False, False)
+    host.follow.close()
+    host.hypervisor.power_off(ended.uuid)
+    again = Follow(host.db, host.machine)
+    again.start()
+    assert (stays.power_state, ended.power_state) == ("Running", "Halted")
+    again.close()
+
+
+def test_a_guest_whose_start_was_cut_short_is_taken_in(host):
+    vm = halted_vm(host)
+    host.run(vm)
+    host.db.write(vm, {"power_state": "Halted", "resident_on": "OpaqueRef:NULL"})
+    Follow(host.db, host.machine).reconcile()
+    assert vm.power_state == "Running"
+    assert host.hypervisor.guests[vm.uuid].state is State.RUNNING
+
+
+def test_two_starts_of_one_vm_do_not_both_run(host):
+    vm = halted_vm(host)
+    outcomes: list[object] = []
+
+    def start():
+        try:
+            outcomes.append(host("VM.start", vm.ref, False, False))
+        except Failure as failure:
+            outcomes.append(failure.code)
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(map(str, outcomes)) == ["", "VM_BAD_POWER_STATE"]
+
+
+def test_a_disk_can_be_plugged_into_a_running_vm_and_taken_out(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    ref = host("VBD.create", vbd_record(vm, host.vdi(host.storage)))
+    vbd = host.db.get(VBD, ref)
+    host("VBD.plug", ref)
+    assert (vbd.currently_attached, vbd.device) == (True, "xvdb")
+    assert host.refused("VBD.destroy", ref)[0] == "OPERATION_NOT_ALLOWED"
+    host("VBD.unplug", ref)
+    host("VBD.destroy", ref)
+    assert host.db.find(VBD, ref) is None
