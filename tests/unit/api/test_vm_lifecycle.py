@@ -21,6 +21,7 @@ def host(xapi):
     xapi.db.write(
         xapi.host, {"enabled": True, "address": "192.0.2.1", "software_version": {"hypervisor": "QEMU"}}
     )
+    xapi.host.capabilities = ("hvm-3.0-x86_64",)
     metrics = xapi.db.get(Host_metrics, xapi.host.metrics)
     xapi.db.write(metrics, {"memory_total": 8 * GIB, "memory_free": 8 * GIB})
     xapi.storage = xapi.sr("file")

@@ -305,8 +305,10 @@ def await_state(
     call.task.on_cancel(woken.set)
     with call.db.listening(woken.set):
         deadline = time.monotonic() + patience
-        while not reached():
+        while True:
             call.task.check()
+            if reached():
+                return
             left = deadline - time.monotonic()
             if left <= 0 or not woken.wait(left):
                 raise Failure("VM_SHUTDOWN_TIMEOUT", vm.ref, str(int(patience)))
