@@ -41,7 +41,7 @@ class Client:
         else:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.connect(address)
-        self.buffer = bytearray(32 << 20)
+        self.buffer = bytearray(1 << 20)
 
     def post(self, path: str, body: bytes) -> memoryview:
         """The body of the reply; it holds until the next call."""
@@ -58,6 +58,10 @@ class Client:
                 if end >= 0:
                     begins = end + 4
                     whole = begins + content_length(bytes(view[:end]))
+                    if whole > len(self.buffer):
+                        view.release()
+                        self.buffer.extend(bytes(whole - len(self.buffer)))
+                        view = memoryview(self.buffer)
         return view[begins:whole]
 
     def call(self, name: str, *args: object) -> Any:
