@@ -80,7 +80,7 @@ def settings() -> list[str]:
 
 
 def make_guest() -> None:
-    words = [BIN / "python", "-m", "kronos.boot", HOME / "state" / "tiny-guest"]
+    words = [BIN / "python", "-m", "kronos.boot", HOME / "state" / "tiny-guest", "--cache", HOME / "cache"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
