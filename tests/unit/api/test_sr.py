@@ -297,6 +297,8 @@ def test_an_sr_out_of_reach_does_not_stop_the_start(xapi):
     xapi.start_again()
     assert list(xapi.machine.storage) == [kept.uuid]
     assert xapi.db.get(PBD, lost.PBDs[0]).currently_attached is False
+    (left,) = xapi("message.get_all_records").values()
+    assert (left["name"], left["obj_uuid"]) == ("PBD_PLUG_FAILED_ON_SERVER_START", xapi.host.uuid)
 
 
 def test_the_first_start_makes_a_local_sr_and_everybodys_default(xapi, tmp_path):

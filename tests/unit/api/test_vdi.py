@@ -150,6 +150,7 @@ def test_the_parent_of_both_is_named_and_soon_has_an_unmanaged_record(xapi):
     contents.look(xapi.db, xapi.machine, sr)
     base = xapi.db.by_uuid(VDI, parent)
     assert (base.managed, base.name_label) == (False, "base copy")
+    assert (base.physical_utilisation, vdi.physical_utilisation) == (512, 0)
     assert xapi.refused("VDI.destroy", base.ref) == ["VDI_NOT_MANAGED", base.ref]
     assert sr.virtual_allocation == 2 * GIB
     xapi("VDI.destroy", snapshot.ref)

@@ -127,14 +127,20 @@ def _look(db: Database, machine: Machine, sr: SR) -> None:
 
 
 def look(db: Database, machine: Machine, sr: SR) -> None:
-    """Bring an SR's sizes and the records of its chains' parents up to date. Whole disks are left to their calls."""
+    """Bring an SR's sizes, those of its disks, and the records of its chains' parents up to date.
+
+    Which disks there are is left to the calls that make and destroy them.
+    """
     driver = machine.storage.get(sr.uuid)
     if driver is None or sr.ref not in db.rows:
         return
-    hidden = {volume.uuid: volume for volume in driver.scan() if not volume.managed}
+    found = {volume.uuid: volume for volume in driver.scan()}
+    hidden = {uuid: volume for uuid, volume in found.items() if not volume.managed}
     with db.transaction():
         for row in (db.get(VDI, ref) for ref in sr.VDIs):
-            if not row.managed and row.uuid not in hidden:
+            if row.managed and row.uuid in found:
+                row.physical_utilisation = found[row.uuid].physical_utilisation
+            elif not row.managed and row.uuid not in hidden:
                 volumes.forget(db, row)
         for uuid, volume in hidden.items():
             ref = db.tables["VDI"].by_uuid(uuid)
