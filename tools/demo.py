@@ -229,7 +229,12 @@ def stop() -> None:
 
     pid = daemon_pid()
     if pid is not None:
-        with step("Stopping the xapi daemon"):
+        with step("Ending its guests and stopping the xapi daemon"):
+            for uuid in xe("vm-list", "power-state=running", "is-control-domain=false", "--minimal").split(
+                ","
+            ):
+                if uuid:
+                    xe("vm-shutdown", "--force", f"uuid={uuid}")
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + 30
             while daemon_pid() is not None and time.monotonic() < deadline:
@@ -237,13 +242,15 @@ def stop() -> None:
             if daemon_pid() is not None:
                 os.kill(pid, signal.SIGKILL)
     if HOME.exists():
-        with step("Ending its guests and its libvirtd"):
+        with step("Ending its libvirtd"):
             PrivateLibvirtd(HOME / "state" / "libvirt").stop(kill_guests=True)
         with step("Removing bridges, address service, rules and files"):
             network = BridgeNetwork(HOME / "state" / "network")
             for bridge in network.bridges():
                 if bridge.managed and bridge.name == BRIDGE:
                     network.destroy_bridge(bridge.name)
+            if not network.secured():
+                subprocess.run(["nft", "delete", "table", "bridge", "kronos"], capture_output=True)
             shutil.rmtree(HOME)
     print("Nothing of the demo is left.")
 
