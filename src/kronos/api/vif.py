@@ -131,7 +131,7 @@ def put_in(call: Call, vif: VIF) -> None:
     db, machine = call.db, call.machine
     vm = db.get(VM, vif.VM)
     bring_up(call, db.get(Network, vif.network))
-    port = port_of(call, vm, vif)
+    port = port_of(call.db, vm, vif)
     with _named_by_reference(vm, vif), ExitStack() as undo:
         machine.network.secure(port)
         undo.callback(machine.network.unsecure, port.device)
@@ -148,7 +148,7 @@ def take_out(call: Call, vif: VIF) -> None:
     except Failure as failure:
         if failure.code != "DEVICE_ALREADY_DETACHED":
             raise
-    call.machine.network.unsecure(port_of(call, vm, vif).device)
+    call.machine.network.unsecure(port_of(call.db, vm, vif).device)
 
 
 @message("VIF.move")
@@ -203,7 +203,7 @@ def _restrict(call: Call, ref: str, change: Callable[[VIF], dict[str, Any]]) -> 
         if not vif.currently_attached or vm.resident_on != call.machine.host_ref:
             return
         try:
-            call.machine.network.secure(port_of(call, vm, vif))
+            call.machine.network.secure(port_of(call.db, vm, vif))
         except BaseException:
             db.write(vif, before)
             raise

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kronos.api.vm import guest, state
+from kronos.api.vm.backing import ports_of
 from kronos.datamodel.errors import Failure
-from kronos.datamodel.types import now
+from kronos.datamodel.types import NULL, now
 from kronos.db.database import Database
 from kronos.db.records import VBD, VIF, VM
 from kronos.dispatch.machine import Machine
@@ -41,6 +42,9 @@ class Follow:
     def reconcile(self) -> None:
         """After a start: find the VMs that run on, and write down those that ended meanwhile."""
         running = {status.uuid: status for status in self.machine.hypervisor.statuses()}
+        for ref in self.db.referrers("VM", "scheduled_to_be_resident_on", self.machine.host_ref):
+            # Whoever reserved memory here for it is no more.
+            self.db.get(VM, ref).scheduled_to_be_resident_on = NULL
         here = self.db.referrers("VM", "resident_on", self.machine.host_ref)
         known = {row.uuid: row for row in (self.db.get(VM, ref) for ref in here) if not row.is_control_domain}
         for uuid, row in known.items():
@@ -61,6 +65,16 @@ class Follow:
                 fields = {"power_state": "Paused" if paused else "Running", "domid": status.domid}
                 self.db.write(row, fields)
             guest.refresh_later(self.db, self.machine, row)
+        self._secure_again([self.db.by_uuid(VM, uuid) for uuid in running if uuid in known])
+
+    def _secure_again(self, vms: Sequence[VM]) -> None:
+        """Rules of ports that somebody flushed while this daemon was away."""
+        wanted = [port for vm in vms for port in ports_of(self.db, vm)]
+        secured = self.machine.network.secured() if wanted else set()
+        missing = [port for port in wanted if port.device not in secured]
+        if missing:
+            log.warning("The rules of %d ports were gone", len(missing))
+            self.machine.network.secure(*missing)
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address
 
 from kronos.datamodel.errors import Failure
+from kronos.db.database import Database
 from kronos.db.records import SR, VBD, VDI, VIF, VM, Network
 from kronos.dispatch.call import Call
 from kronos.network.base import LockingMode, VifPort
@@ -60,9 +61,9 @@ def bring_up_networks(call: Call, vm: VM) -> None:
         bring_up(call, call.db.get(Network, ref))
 
 
-def port_of(call: Call, vm: VM, vif: VIF) -> VifPort:
+def port_of(db: Database, vm: VM, vif: VIF) -> VifPort:
     """The host's end of a VIF, with what may pass it. Raises INVALID_VALUE."""
-    network = call.db.get(Network, vif.network)
+    network = db.get(Network, vif.network)
     kbps = vif.qos_algorithm_params.get("kbps", "0") if vif.qos_algorithm_type == "ratelimit" else "0"
     if not kbps.isdigit():
         raise Failure("INVALID_VALUE", "qos_algorithm_params:kbps", kbps)
@@ -76,9 +77,14 @@ def port_of(call: Call, vm: VM, vif: VIF) -> VifPort:
     )
 
 
+def ports_of(db: Database, vm: VM) -> list[VifPort]:
+    """The host's ends of all of a VM's interfaces."""
+    return [port_of(db, vm, db.get(VIF, ref)) for ref in vm.VIFs]
+
+
 def secure_ports(call: Call, vm: VM, undo: ExitStack) -> None:
     """Put the rules of every port of a VM in place, before its guest can send."""
-    ports = [port_of(call, vm, call.db.get(VIF, ref)) for ref in vm.VIFs]
+    ports = ports_of(call.db, vm)
     if ports:
         call.machine.network.secure(*ports)
         undo.callback(call.machine.network.unsecure, *(port.device for port in ports))
