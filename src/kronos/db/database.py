@@ -198,7 +198,7 @@ class Database:
                 if field.many_to_many:
                     self.write(row, {field.name: ()})
             self._remove(row)
-            self._undo.append(lambda: self._insert(row))
+            self._undo.append(lambda: self._put_back(row))
             if cls.persist:
                 self._changes.append(Change("delete", cls.name, row.ref, {}))
 
@@ -255,6 +255,15 @@ class Database:
         for field in row.kind.fields.values():
             if field.inverse is not None and field.mirror_of is None:
                 self._mirror(field, row.ref, stored[field.name], field.type.zero)
+
+    def _put_back(self, row: Record) -> None:
+        """Undo a deletion: nobody is to be told of it, and the row stands where rows that just changed stand."""
+        self._insert(row)
+        self.touch(row)
+        for index in range(len(self.deletions) - 1, -1, -1):
+            if self.deletions[index].ref == row.ref:
+                del self.deletions[index]
+                break
 
     def _mirror(self, field: Field, ref: str, old: Any, new: Any) -> None:
         """A relation changed on this side: the other side has changed too."""

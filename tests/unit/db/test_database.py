@@ -178,3 +178,17 @@ def test_a_relation_of_a_class_with_itself_is_a_plain_set(db):
     role = db.seed(Role, "OpaqueRef:r", name_label="r")
     subject = db.create(Subject, roles=(role.ref,))
     assert subject.roles == (role.ref,)
+
+
+def test_an_undone_deletion_is_told_to_nobody_and_hides_no_change(db):
+    vm, other = db.create(VM), db.create(VM)
+    before = db.generation
+    other.name_label = "changed"
+    with pytest.raises(KeyError), db.transaction():
+        db.delete(vm)
+        raise KeyError
+    assert other in db.changed_since(before)
+    assert list(db.deleted_since(before)) == []
+    after = db.generation
+    other.name_label = "changed again"
+    assert list(db.changed_since(after)) == [other]
