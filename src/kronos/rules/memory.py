@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.records import VM, Host, Host_metrics
+from kronos.rules import promises
 from kronos.rules.surroundings import domain_type, is_domain_zero, is_true
 
 MIB = 1 << 20
@@ -142,19 +143,15 @@ def free(db: Database, host: Host, policy: Policy = dynamic_max, ignoring: str =
     metrics = db.find(Host_metrics, host.metrics)
     if metrics is None:
         return 0
+    hypervisor = hypervisor_of(host)
+
+    def taken(vm: VM) -> int:
+        # The record may have been given limits that no start would accept: what counts is that the VM is there.
+        if is_domain_zero(db, vm):
+            return 0
+        return policy(Limits.of(vm)) + overhead(vm, hypervisor, domain_type(db, vm))
+
+    question = promises.Question(host.ref, policy, hypervisor, host.control_domain)
     left = metrics.memory_total - host.memory_overhead
-    promised = {
-        *db.referrers("VM", "resident_on", host.ref),
-        *db.referrers("VM", "scheduled_to_be_resident_on", host.ref),
-    } - {ignoring}
-    for ref in promised:
-        vm = db.find(VM, ref)
-        if vm is not None and not is_domain_zero(db, vm):
-            left -= _taken(db, vm, host, policy)
+    left -= promises.promised(db, host, question, taken, ignoring)
     return max(0, min(left, metrics.memory_free))
-
-
-def _taken(db: Database, vm: VM, host: Host, policy: Policy) -> int:
-    # The record may have been given limits that no start would accept: what counts is that the VM is there.
-    kind = domain_type(db, vm)
-    return policy(Limits.of(vm)) + overhead(vm, hypervisor_of(host), kind)

@@ -186,9 +186,17 @@ def _reaches(db: Database, network: Network, host: Host) -> bool:
         return any(pif.host == host.ref for pif in pifs)
     if not network.managed or network.other_config.get("assume_network_is_shared") == "true":
         return True
-    vms = [db.find(VM, vif.VM) for ref in network.VIFs if (vif := db.find(VIF, ref)) is not None]
-    hosts = {vm.resident_on for vm in vms if vm is not None and vm.power_state == "Running"}
-    return not hosts or host.ref in hosts
+    if len(db.tables["host"].rows) == 1:
+        return True  # wherever they run, it is here
+    elsewhere = False
+    for ref in network.VIFs:
+        vif = db.find(VIF, ref)
+        vm = db.find(VM, vif.VM) if vif is not None else None
+        if vm is not None and vm.power_state == "Running":
+            if vm.resident_on == host.ref:
+                return True
+            elsewhere = True
+    return not elsewhere
 
 
 def _usb(db: Database, vm: VM, host: Host) -> None:
