@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from kronos.api.vm import guest, state
-from kronos.api.vm.backing import ports_of
+from kronos.background.reconcile import reconcile
 from kronos.datamodel.errors import Failure
-from kronos.datamodel.types import NULL, now
+from kronos.datamodel.types import now
 from kronos.db.database import Database
 from kronos.db.records import VBD, VIF, VM
 from kronos.dispatch.machine import Machine
-from kronos.hypervisor.base import Event, EventKind, State
+from kronos.hypervisor.base import Event, EventKind
 
 log = logging.getLogger(__name__)
 
@@ -32,49 +32,12 @@ class Follow:
     def start(self) -> None:
         """Listen first, then compare: nothing that happens in between is missed."""
         self._stop = self.machine.hypervisor.watch(self._events.put)
-        self.reconcile()
+        reconcile(self.db, self.machine)
         self._thread.start()
 
     def close(self) -> None:
         self._stop()
         self._events.put(None)
-
-    def reconcile(self) -> None:
-        """After a start: find the VMs that run on, and write down those that ended meanwhile."""
-        running = {status.uuid: status for status in self.machine.hypervisor.statuses()}
-        for ref in self.db.referrers("VM", "scheduled_to_be_resident_on", self.machine.host_ref):
-            # Whoever reserved memory here for it is no more.
-            self.db.get(VM, ref).scheduled_to_be_resident_on = NULL
-        here = self.db.referrers("VM", "resident_on", self.machine.host_ref)
-        known = {row.uuid: row for row in (self.db.get(VM, ref) for ref in here) if not row.is_control_domain}
-        for uuid, row in known.items():
-            if uuid not in running:
-                log.info("VM %s ended while this daemon was away", uuid)
-                state.halted(self.db, self.machine, row)
-        for uuid, status in running.items():
-            try:
-                row = self.db.by_uuid(VM, uuid)
-            except Failure:
-                log.warning("Domain %s runs here and no VM record knows it; it is left alone", uuid)
-                continue
-            paused = status.state is State.PAUSED
-            if row.power_state not in ("Running", "Paused"):
-                log.info("VM %s was started by a call that a crash cut short", uuid)
-                state.started(self.db, self.machine, row, status.domid, paused=paused)
-            else:
-                fields = {"power_state": "Paused" if paused else "Running", "domid": status.domid}
-                self.db.write(row, fields)
-            guest.refresh_later(self.db, self.machine, row)
-        self._secure_again([self.db.by_uuid(VM, uuid) for uuid in running if uuid in known])
-
-    def _secure_again(self, vms: Sequence[VM]) -> None:
-        """Rules of ports that somebody flushed while this daemon was away."""
-        wanted = [port for vm in vms for port in ports_of(self.db, vm)]
-        secured = self.machine.network.secured() if wanted else set()
-        missing = [port for port in wanted if port.device not in secured]
-        if missing:
-            log.warning("The rules of %d ports were gone", len(missing))
-            self.machine.network.secure(*missing)
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None:

@@ -324,6 +324,10 @@ class Hypervisor(ABC):
         """The versions of the layers below, by name: libvirt, qemu, xen."""
         return {}
 
+    def devices(self, uuid: str) -> set[DeviceId]:
+        """The disks and interfaces that a live VM has now."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
     def vnc(self, uuid: str) -> Path:
         """The unix socket where the VM's screen speaks RFB."""
         raise Failure("VM_LACKS_FEATURE", uuid)

@@ -143,6 +143,11 @@ class Fake(Hypervisor):
     def unplug_interface(self, uuid: str, device: int, *, timeout: float = 30.0) -> None:
         self._unplug(uuid, DeviceId("interface", device))
 
+    def devices(self, uuid: str) -> set[DeviceId]:
+        with self._in(uuid) as guest:
+            disks = {DeviceId("disk", number) for number in guest.disks}
+            return disks | {DeviceId("interface", number) for number in guest.interfaces}
+
     def watch(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         return self._announcer.watch(callback)
 

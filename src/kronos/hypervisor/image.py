@@ -41,6 +41,13 @@ def targets(document: str) -> dict[int, str]:
     return found
 
 
+def devices(document: str) -> set[DeviceId]:
+    """The disks and interfaces of a running VM."""
+    root = _parsed(document)
+    elements = [*root.iterfind("devices/disk"), *root.iterfind("devices/interface")]
+    return {device for element in elements if (device := _device(element)) is not None}
+
+
 def snapshot(all_targets: Sequence[str], overlays: Mapping[str, Path]) -> str:
     """The document for an external snapshot of the disks in `overlays` and of no others."""
     root = Element("domainsnapshot")

@@ -187,6 +187,10 @@ class LibvirtHypervisor(Hypervisor):
             }
             domain.setBlockIoTune(target, values, LIVE)
 
+    def devices(self, uuid: str) -> set[DeviceId]:
+        with self._live(uuid) as domain:
+            return image.devices(domain.XMLDesc())
+
     def set_carrier(self, uuid: str, device: int, carrier: bool) -> None:
         with self._live(uuid) as domain:
             document = image.with_carrier(domain.XMLDesc(), DeviceId("interface", device), carrier)

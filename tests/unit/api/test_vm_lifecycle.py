@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid as uuids
 
 import pytest
 
 from kronos.background.follow import Follow
+from kronos.background.reconcile import reconcile
 from kronos.datamodel.errors import Failure
 from kronos.db.records import VBD, VDI, VIF, VM, Console, Host_metrics, Pool, Task, VM_metrics
 from kronos.hypervisor.base import State
+from kronos.network.base import LockingMode, VifPort
+from kronos.network.names import port_name
 
 GIB = 1 << 30
 
@@ -298,9 +302,32 @@ def test_a_guest_whose_start_was_cut_short_is_taken_in(host):
     vm = halted_vm(host)
     host.run(vm)
     host.db.write(vm, {"power_state": "Halted", "resident_on": "OpaqueRef:NULL"})
-    Follow(host.db, host.machine).reconcile()
+    reconcile(host.db, host.machine)
     assert vm.power_state == "Running"
     assert host.hypervisor.guests[vm.uuid].state is State.RUNNING
+
+
+def test_devices_that_came_or_went_while_the_daemon_was_away_are_written_down(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    (vbd,) = (host.db.get(VBD, ref) for ref in vm.VBDs)
+    disk = host.hypervisor.guests[vm.uuid].disks.pop(int(vbd.userdevice))
+    reconcile(host.db, host.machine)
+    assert vbd.currently_attached is False
+    host.hypervisor.guests[vm.uuid].disks[int(vbd.userdevice)] = disk
+    reconcile(host.db, host.machine)
+    assert (vbd.currently_attached, vbd.device) == (True, "xvda")
+
+
+def test_memory_and_port_rules_of_a_start_that_was_cut_short_are_free_again(host):
+    vm = halted_vm(host)
+    vm.scheduled_to_be_resident_on = host.host.ref
+    stray, others = port_name(vm.uuid, 0), port_name(str(uuids.uuid4()), 0)
+    for device in (stray, others):
+        host.network.secure(VifPort(device, "02:00:00:00:00:01", LockingMode.UNLOCKED))
+    reconcile(host.db, host.machine)
+    assert vm.scheduled_to_be_resident_on == "OpaqueRef:NULL"
+    assert host.network.secured() == {others}  # of a VM that another daemon runs here
 
 
 def test_two_starts_of_one_vm_do_not_both_run(host):

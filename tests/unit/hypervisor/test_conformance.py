@@ -259,8 +259,10 @@ def test_a_disk_is_plugged_and_unplugged(world: Any, tmp_path: Path) -> None:
 
     world.hypervisor.plug_disk(domain.uuid, disk)
     refused("DEVICE_ALREADY_ATTACHED", world.hypervisor.plug_disk, domain.uuid, disk)
+    assert world.hypervisor.devices(domain.uuid) == {DeviceId("disk", 3)}
     world.hypervisor.unplug_disk(domain.uuid, 3)
 
+    assert world.hypervisor.devices(domain.uuid) == set()
     assert world.wait_for(domain.uuid, EventKind.DEVICE_REMOVED).device == DeviceId("disk", 3)
     refused("DEVICE_ALREADY_DETACHED", world.hypervisor.unplug_disk, domain.uuid, 3)
 
