@@ -23,19 +23,19 @@ def snapshot(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
 
     Raises SR_BACKEND_FAILURE_109 (too long a chain), VDI_IS_SHARABLE, SR_OPERATION_NOT_SUPPORTED.
     """
-    return _branch(call, call.db.get(VDI, vdi), clone=False).ref
+    return branch(call, call.db.get(VDI, vdi), str(uuids.uuid4()), clone=False).ref
 
 
 @message("VDI.clone", holds="clone")
 def clone(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
     """A disk in its own right that begins with another's content. Raises as VDI.snapshot does."""
-    return _branch(call, call.db.get(VDI, vdi), clone=True).ref
+    return branch(call, call.db.get(VDI, vdi), str(uuids.uuid4()), clone=True).ref
 
 
-def _branch(call: Call, source: VDI, *, clone: bool) -> VDI:
+def branch(call: Call, source: VDI, uuid: str, *, clone: bool) -> VDI:
+    """A clone or snapshot of a disk that the caller holds, with the uuid that it is to have."""
     sr = call.db.get(SR, source.SR)
     operation = "vdi_clone" if clone else "vdi_snapshot"
-    uuid = str(uuids.uuid4())
     inherited = {name: source.stored()[name] for name in _INHERITED}
     user = writer_of(call, source)
     named = volumes.named_by_reference(sr, source, *([user[0]] if user else []))

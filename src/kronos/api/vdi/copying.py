@@ -33,13 +33,14 @@ def copy(call: Call, vdi: str, sr: str, base_vdi: str, into_vdi: str) -> str:
         target = call.db.get(VDI, into_vdi)
         _copy_over(call, source, target)
         return target.ref
-    return _copy_to_new(call, source, call.db.get(SR, sr)).ref
+    return copy_to_new(call, source, call.db.get(SR, sr), str(uuids.uuid4())).ref
 
 
-def _copy_to_new(call: Call, source: VDI, sr: SR) -> VDI:
-    """The record appears when the copy is complete: until then the disk is of no use to anybody."""
+def copy_to_new(call: Call, source: VDI, sr: SR, uuid: str) -> VDI:
+    """A copy of a disk that the caller holds, with the uuid that it is to have.
+
+    The record appears when the copy is complete: until then the disk is of no use to anybody."""
     driver = volumes.plugged(call.machine, sr)
-    uuid = str(uuids.uuid4())
     with volumes.being_made(call, sr, uuid) as undo, volumes.named_by_reference(sr):
         with call.pipeline.holds.hold(sr, "vdi_create", call.task):
             driver.volume_create(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid as uuids
+from collections.abc import Mapping
 from typing import Any
 
 from kronos.api.sr import contents
@@ -30,16 +31,20 @@ def create(call: Call, args: dict[str, Any]) -> str:
 
     Raises SR_BACKEND_FAILURE_79 (size), 44 (space), VDI_TOO_LARGE, SR_OPERATION_NOT_SUPPORTED, SR_HAS_NO_PBDS.
     """
-    fields = constructor_fields("VDI", _OPTIONAL | args)
+    return create_as(call, args, str(uuids.uuid4())).ref
+
+
+def create_as(call: Call, args: Mapping[str, Any], uuid: str) -> VDI:
+    """VDI.create, with a uuid that the caller has noted for the case of a crash."""
+    fields = constructor_fields("VDI", _OPTIONAL | dict(args))
     sr = call.db.get(SR, fields.pop("SR"))
     with call.pipeline.holds.hold(sr, "vdi_create", call.task), volumes.named_by_reference(sr):
-        return make(call, sr, fields).ref
+        return _make(call, sr, fields, uuid)
 
 
-def make(call: Call, sr: SR, fields: dict[str, Any]) -> VDI:
+def _make(call: Call, sr: SR, fields: dict[str, Any], uuid: str) -> VDI:
     """Make a volume and its record; the caller holds the SR."""
     driver = volumes.plugged(call.machine, sr)
-    uuid = str(uuids.uuid4())
     with volumes.being_made(call, sr, uuid) as undo:
         told = {name: fields[name] for name in ("name_label", "name_description", "type", "sharable")}
         volume = driver.volume_create(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import uuid as uuids
 from collections.abc import Callable
-from contextlib import ExitStack
 
 from kronos.api.vm import state
 from kronos.api.vm.lifecycle import drop_suspend_image, power_off
+from kronos.api.vm.new_disks import NewDisks, new_disks
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, now
 from kronos.db.records import SR, VBD, VDI, VIF, VM, VBD_metrics, VM_metrics
@@ -17,13 +17,13 @@ from kronos.network.mac import mac_of_seed
 from kronos.rules import cloning, provisioning
 from kronos.rules.cloning import Kind
 
-MakeDisk = Callable[[VDI], str]
+MakeDisk = Callable[[NewDisks, VDI], VDI]
 
 
 @message("VM.clone", holds="clone")
 def clone(call: Call, vm: str, new_name: str) -> str:
     """A copy of a VM whose disks share what is common with the original's."""
-    return duplicate(call, call.db.get(VM, vm), new_name, "clone", lambda vdi: clone_of(call, vdi))
+    return duplicate(call, call.db.get(VM, vm), new_name, "clone", NewDisks.clone)
 
 
 @message("VM.copy", holds="copy")
@@ -33,8 +33,8 @@ def copy(call: Call, vm: str, new_name: str, sr: str) -> str:
     if sr != NULL and into is None:
         raise Failure("HANDLE_INVALID", "SR", sr)
 
-    def copied(vdi: VDI) -> str:
-        return str(call.invoke("VDI.copy", vdi.ref, into.ref if into is not None else vdi.SR))
+    def copied(disks: NewDisks, vdi: VDI) -> VDI:
+        return disks.copy(vdi, into or call.db.get(SR, vdi.SR))
 
     return duplicate(call, call.db.get(VM, vm), new_name, "copy", copied)
 
@@ -43,15 +43,7 @@ def copy(call: Call, vm: str, new_name: str, sr: str) -> str:
 def snapshot(call: Call, vm: str, new_name: str, ignore_vdis: tuple[str, ...]) -> str:
     """A VM's disks and settings as they are now; `ignore_vdis` are left out of it."""
     source = call.db.get(VM, vm)
-    ref = duplicate(
-        call, source, new_name, "snapshot", lambda vdi: str(call.invoke("VDI.snapshot", vdi.ref)), ignore_vdis
-    )
-    source.parent = ref
-    return ref
-
-
-def clone_of(call: Call, vdi: VDI) -> str:
-    return str(call.invoke("VDI.clone", vdi.ref))
+    return duplicate(call, source, new_name, "snapshot", NewDisks.snapshot, ignore_vdis)
 
 
 def duplicate(
@@ -59,23 +51,15 @@ def duplicate(
 ) -> str:
     """Make a VM from another: first the disks, then all records in one step. A crash in between leaves nothing."""
     db = call.db
-    intent = f"vm-{uuids.uuid4()}"
-    with ExitStack() as undo, call.machine.intents.declared(intent, {"kind": "disks"}) as note:
+    with new_disks(call, str(uuids.uuid4())) as made_disks:
         made: dict[str, str] = {}
         sources = [db.get(VBD, ref) for ref in source.VBDs]
         disks = [vbd for vbd in sources if vbd.type == "Disk" and vbd.VDI not in (NULL, *left_out)]
         for count, vbd in enumerate(disks):
-            ref = make_disk(db.get(VDI, vbd.VDI))
-            made[vbd.ref] = ref
-            undo.callback(call.invoke, "VDI.destroy", ref)
-            note("vdis", ",".join(db.get(VDI, each).uuid for each in made.values()))
+            made[vbd.ref] = make_disk(made_disks, db.get(VDI, vbd.VDI)).ref
             call.task.progress((count + 1) / (len(disks) + 1))
-        ref = _records(
-            call, source, name, kind, [v for v in sources if v not in disks or v.ref in made], made
-        )
-        call.pipeline.durability.block()
-        undo.pop_all()
-    return ref
+        kept = [vbd for vbd in sources if vbd not in disks or vbd.ref in made]
+        return _records(call, source, name, kind, kept, made)
 
 
 def _records(call: Call, source: VM, name: str, kind: Kind, vbds: list[VBD], made: dict[str, str]) -> str:
@@ -104,6 +88,8 @@ def _records(call: Call, source: VM, name: str, kind: Kind, vbds: list[VBD], mad
         for vif in (db.get(VIF, each) for each in source.VIFs):
             mac = mac_of_seed(seed, int(vif.device))
             db.create(VIF, **cloning.cloned_vif(vif.stored(), vm.ref, kind, mac=mac))
+        if kind == "snapshot":
+            source.parent = vm.ref
     return vm.ref
 
 
@@ -118,26 +104,19 @@ def provision(call: Call, vm: str) -> None:
         # Such a script runs as root on the host: only an administrator's directory could allow one, and there is none.
         raise Failure("PERMISSION_DENIED", "Post-install scripts are not allowed on this host")
     wanted = provisioning.parse(row.other_config["disks"]) if "disks" in row.other_config else []
-    intent = f"vm-{row.uuid}"
-    with ExitStack() as undo, call.machine.intents.declared(intent, {"kind": "disks"}) as note:
-        made: list[str] = []
+    with new_disks(call, row.uuid) as made_disks:
+        made: list[VDI] = []
         for count, disk in enumerate(wanted):
-            ref = _provision_disk(call, row, disk)
-            made.append(ref)
-            undo.callback(call.invoke, "VDI.destroy", ref)
-            note("vdis", ",".join(call.db.get(VDI, each).uuid for each in made))
+            made.append(_provision_disk(call, row, disk, made_disks))
             call.task.progress((count + 1) / (len(wanted) + 1))
         _provisioned(call, row, list(zip(wanted, made, strict=True)))
-        call.pipeline.durability.block()
-        undo.pop_all()
 
 
-def _provision_disk(call: Call, vm: VM, disk: provisioning.ProvisionedDisk) -> str:
+def _provision_disk(call: Call, vm: VM, disk: provisioning.ProvisionedDisk, made_disks: NewDisks) -> VDI:
     sr = call.db.by_uuid(SR, disk.sr)
     record = {
         "name_label": disk.device,
         "name_description": "Created by template provisioner",
-        "SR": sr.ref,
         "virtual_size": disk.size,
         "type": disk.type,
         "sharable": False,
@@ -145,17 +124,17 @@ def _provision_disk(call: Call, vm: VM, disk: provisioning.ProvisionedDisk) -> s
         "other_config": {},
         "sm_config": {"_sm_vm_hint": vm.uuid},
     }
-    return str(call.invoke("VDI.create", record))
+    return made_disks.create(sr, record)
 
 
-def _provisioned(call: Call, vm: VM, disks: list[tuple[provisioning.ProvisionedDisk, str]]) -> None:
+def _provisioned(call: Call, vm: VM, disks: list[tuple[provisioning.ProvisionedDisk, VDI]]) -> None:
     db = call.db
     with db.transaction():
         for disk, vdi in disks:
             db.create(
                 VBD,
                 VM=vm.ref,
-                VDI=vdi,
+                VDI=vdi.ref,
                 userdevice=disk.device,
                 bootable=disk.bootable,
                 mode="RW",
@@ -184,17 +163,12 @@ def revert(call: Call, snapshot: str) -> None:
     elif vm.power_state != "Halted":
         power_off(call, vm)
     state.halted(db, call.machine, vm)
-    intent = f"vm-{vm.uuid}"
-    with ExitStack() as undo, call.machine.intents.declared(intent, {"kind": "disks"}) as note:
+    with new_disks(call, vm.uuid) as made_disks:
         made: dict[str, str] = {}
         for vbd in (db.get(VBD, ref) for ref in source.VBDs):
             if vbd.type == "Disk" and not vbd.empty:
-                made[vbd.ref] = clone_of(call, db.get(VDI, vbd.VDI))
-                undo.callback(call.invoke, "VDI.destroy", made[vbd.ref])
-                note("vdis", ",".join(db.get(VDI, each).uuid for each in made.values()))
+                made[vbd.ref] = made_disks.clone(db.get(VDI, vbd.VDI)).ref
         replaced = _revert_records(call, vm, source, made)
-        call.pipeline.durability.block()
-        undo.pop_all()
     for vdi in replaced:
         if not db.get(VDI, vdi).VBDs:
             call.invoke("VDI.destroy", vdi)
