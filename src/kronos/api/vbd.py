@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from kronos.api.vm.backing import attach, driver_of
 from kronos.api.vm.naming import named_by_reference
+from kronos.api.vm.state import open_elsewhere
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
 from kronos.db.records import VBD, VDI, VM, VBD_metrics
@@ -129,8 +130,9 @@ def take_out(call: Call, vbd: VBD) -> None:
 
 
 def detach_media(call: Call, vbd: VBD) -> None:
+    """Let go of what is in a VBD, unless another VM has it open."""
     vdi = call.db.find(VDI, vbd.VDI)
-    if vdi is not None and not any(call.db.get(VBD, ref).currently_attached for ref in vdi.VBDs):
+    if vdi is not None and not open_elsewhere(call.db, vdi, call.db.get(VM, vbd.VM)):
         driver_of(call, vdi).volume_detach(vdi.uuid)
 
 
@@ -159,9 +161,7 @@ def eject(call: Call, vbd: str) -> None:
     if vm.power_state in ("Running", "Paused"):
         with named_by_reference(vm):
             call.machine.hypervisor.change_media(vm.uuid, drive(row))
-        disc = call.db.find(VDI, row.VDI)
-        if disc is not None:
-            driver_of(call, disc).volume_detach(disc.uuid)
+        detach_media(call, row)
     call.db.write(row, {"VDI": NULL, "empty": True})
 
 

@@ -41,7 +41,6 @@ class Holds:
         task.on_cancel(self._wake)
         with self._released:
             while True:
-                task.check()
                 with self.db.transaction():
                     refusal = operations.refusal(self.db, row, operation)
                     if refusal is None:
@@ -50,6 +49,8 @@ class Holds:
                 left = deadline - time.monotonic()
                 if refusal.code != "OTHER_OPERATION_IN_PROGRESS" or left <= 0:
                     raise refusal
+                # Only whoever waits is told of a cancellation: what a cancelled call undoes has to get through.
+                task.check()
                 self._released.wait(left)
 
     def release(self, row: Record, task: Task) -> None:

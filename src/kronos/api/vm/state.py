@@ -157,13 +157,24 @@ def _forget_run(db: Database, vm: VM, state: str) -> None:
 
 
 def _attached_disks(db: Database, vm: VM) -> list[tuple[str, str]]:
-    """SR uuid and VDI uuid of every disk that the VM has open."""
+    """SR uuid and VDI uuid of every disk that the VM has open and no other VM has."""
     found = []
     for vbd in (db.get(VBD, ref) for ref in vm.VBDs):
         vdi = db.find(VDI, vbd.VDI)
-        if vbd.currently_attached and vdi is not None:
+        if vbd.currently_attached and vdi is not None and not open_elsewhere(db, vdi, vm):
             found.append((db.get(SR, vdi.SR).uuid, vdi.uuid))
     return found
+
+
+def open_elsewhere(db: Database, vdi: VDI, vm: VM) -> bool:
+    """Does another live VM have this disk open? A sharable disk, or a CD in several drives."""
+    for vbd in (db.get(VBD, ref) for ref in vdi.VBDs):
+        other = db.find(VM, vbd.VM)
+        if other is None or other is vm or not vbd.currently_attached:
+            continue
+        if other.power_state in ("Running", "Paused"):
+            return True
+    return False
 
 
 def interfaces_of(db: Database, vm: VM) -> list[str]:
