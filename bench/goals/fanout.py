@@ -12,10 +12,10 @@ from bench.listeners import Listener  # noqa: F401  # the module that the childr
 from bench.process import Child
 from bench.report import Row
 from bench.run import Run
-from kronos.api import event
+from kronos.dispatch import changes
 
 RATE: Final = 50.0
-BATCHING: Final = event.BATCHING * 1e3
+BATCHING: Final = changes.BATCHING * 1e3
 
 
 def measure(run: Run) -> list[Row]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.model import model
@@ -18,10 +19,9 @@ from kronos.db.record import Record
 from kronos.db.records import KINDS, Session
 from kronos.dispatch.answer import EventsAnswer
 from kronos.dispatch.call import Call
+from kronos.dispatch.changes import BATCHING, Changes
 from kronos.dispatch.registry import message
 
-# Changes that follow each other are told in one answer: the reference holds them back for 50 ms.
-BATCHING = 0.005
 LONGEST = 3600.0
 
 CLASS_OF = {cls.name.lower(): cls.name for cls in model().classes.values() if cls.generates_events}
@@ -39,8 +39,14 @@ class Filter:
         return cls in self.classes or ref in self.refs
 
 
-def parse_filter(untrusted_classes: Iterable[str]) -> Filter:
+def parse_filter(untrusted_classes: tuple[str, ...]) -> Filter:
     """`*`, `vm`, `VM/OpaqueRef:…`, in any case. Raises EVENT_SUBSCRIPTION_PARSE_FAILURE [text]."""
+    if sum(map(len, untrusted_classes)) > _LONGEST_KEPT:
+        return _parse_filter(untrusted_classes)
+    return _kept_filter(untrusted_classes)
+
+
+def _parse_filter(untrusted_classes: tuple[str, ...]) -> Filter:
     classes: set[str] = set()
     refs: set[str] = set()
     only_tasks = True
@@ -56,6 +62,11 @@ def parse_filter(untrusted_classes: Iterable[str]) -> Filter:
         elif name.lower() in CLASS_OF:
             classes.add(CLASS_OF[name.lower()])
     return Filter(frozenset(classes), frozenset(refs), only_tasks)
+
+
+# Clients ask for the same again and again.
+_LONGEST_KEPT = 4096
+_kept_filter = lru_cache(256)(_parse_filter)
 
 
 def parse_token(untrusted_token: str) -> int:
@@ -116,22 +127,38 @@ async def from_(call: Call, classes: tuple[str, ...], token: str, timeout: float
     if since > db.generation:
         since = 0  # a token of another database: start again from the beginning
     looked_until = since
+    waited = wanted.only_tasks
     while True:
-        future = changes.register()
+        future = changes.register(at_once=wanted.only_tasks)
         generation = db.generation
-        events = _events_since(db, looked_until, wanted) if generation > looked_until or not token else []
+        answer = None
+        if generation > looked_until:
+            answer = _answer(changes, looked_until, wanted, shared=bool(token))
+        news = answer is not None and bool(answer.events)
         left = deadline - time.monotonic()
-        if events or left <= 0:
+        if news or left <= 0:
             changes.forget(future)
-            if events and token and not wanted.only_tasks:
+            if news and token and not waited:
                 await asyncio.sleep(BATCHING)
-                generation = db.generation
-            events = _events_since(db, since, wanted)
-            return EventsAnswer(events, _counts(db), token_of(generation))
+                answer = None
+            if answer is None or looked_until != since:
+                answer = _answer(changes, since, wanted, shared=bool(token))
+            return answer
         looked_until = generation
-        await changes.next(future, left)
+        waited = await changes.next(future, left)
         if session not in db.rows:
             raise Failure("SESSION_INVALID", session)
+
+
+def _answer(changes: Changes, since: int, wanted: Filter, *, shared: bool) -> EventsAnswer:
+    """What has changed since. Those who keep up get one answer; a first one is as large as the database."""
+    if not shared:
+        return _told(changes.db, since, wanted, changes.db.generation)
+    return changes.shared((since, wanted), lambda now: _told(changes.db, since, wanted, now))
+
+
+def _told(db: Database, since: int, wanted: Filter, generation: int) -> EventsAnswer:
+    return EventsAnswer(_events_since(db, since, wanted), _counts(db), token_of(generation))
 
 
 @message("event.inject", inline=True)
@@ -198,7 +225,7 @@ async def next_(call: Call) -> EventsAnswer:
         known = _subscriptions.get(session)
         if known is None:
             raise Failure("SESSION_NOT_REGISTERED", session)
-        future = changes.register()
+        future = changes.register(at_once=True)
         if known.told < db.forgotten and db.deletions:
             changes.forget(future)
             known.told = db.generation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import json.encoder
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,9 +20,24 @@ try:
 
     dump_json = orjson.dumps
 except ImportError:  # an accelerator where it is found, never a need
+    _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+    _make_chunker: Any = vars(json.encoder).get("c_make_encoder")
 
-    def dump_json(value: Any) -> bytes:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    if _make_chunker is None:
+
+        def dump_json(value: Any) -> bytes:
+            return _ENCODER.encode(value).encode()
+
+    else:
+        # The encoder makes this object anew at each call, which takes longer than most values.
+        _quoted = json.encoder.encode_basestring
+        _chunks = _make_chunker(None, _ENCODER.default, _quoted, None, ":", ",", False, False, True)
+
+        def dump_json(value: Any) -> bytes:
+            if type(value) is str:
+                return _quoted(value).encode()
+            return "".join(_chunks(value, 0)).encode()
+
 
 _OPEN = len(b"<member><name></name>")
 _CLOSE = len(b"</member>")

@@ -72,9 +72,12 @@ class RecordsAnswer(Answer):
 
 
 class EventsAnswer(Answer):
-    """What event.from and event.next return. Events share the kept forms of the rows that they show."""
+    """What event.from and event.next return. Events share the kept forms of the rows that they show.
 
-    __slots__ = ("counts", "events", "token")
+    It is written once, for all who get it.
+    """
+
+    __slots__ = ("_json", "_xml", "counts", "events", "token")
 
     def __init__(
         self,
@@ -85,6 +88,8 @@ class EventsAnswer(Answer):
         self.events = events
         self.counts = counts
         self.token = token
+        self._xml = b""
+        self._json = b""
 
     @property
     def value(self) -> Any:
@@ -94,6 +99,14 @@ class EventsAnswer(Answer):
         return {"events": events, "valid_ref_counts": dict(self.counts), "token": self.token}
 
     def xml(self) -> bytes:
+        self._xml = self._xml or self._write_xml()
+        return self._xml
+
+    def json(self) -> bytes:
+        self._json = self._json or self._write_json()
+        return self._json
+
+    def _write_xml(self) -> bytes:
         parts: list[bytes] = []
         for head, row in self.events:
             members = [
@@ -117,7 +130,7 @@ class EventsAnswer(Answer):
         )
         return b"<value><struct><member><name>events</name>" + events + tail.encode()
 
-    def json(self) -> bytes:
+    def _write_json(self) -> bytes:
         parts = []
         for head, row in self.events:
             text = dump_json(head)

@@ -3,48 +3,95 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 from kronos.db.database import Database
 
+V = TypeVar("V")
+
+# Changes that follow each other are told in one answer: the reference holds them back for 50 ms.
+BATCHING = 0.005
+_MOST_SHARED = 64
+_KEPT = 1.0
+
 
 class Changes:
-    """Wakes every waiting call after a commit; commits that follow each other quickly wake once."""
+    """Wakes waiting calls after a commit, and keeps what they all ask for.
+
+    A hundred clients that wait for the same are woken by one timer, and get one answer that was made and written once.
+    """
 
     def __init__(self, db: Database, loop: asyncio.AbstractEventLoop) -> None:
+        self.db = db
         self.loop = loop
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._eager: set[asyncio.Future[bool]] = set()
+        self._patient: set[asyncio.Future[bool]] = set()
         self._scheduled = False
+        self._batching = False
+        self._shared: dict[Hashable, Any] = {}
+        self._shared_at = -1
         db.on_commit(self._committed)
 
     def _committed(self) -> None:
         # Any thread; a flag that is set twice only wakes twice.
-        if self._waiting and not self._scheduled:
+        if (self._eager or self._patient) and not self._scheduled:
             self._scheduled = True
             self.loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._scheduled = False
-        waiting, self._waiting = self._waiting, set()
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        eager, self._eager = self._eager, set()
+        _complete(eager)
+        if self._patient and not self._batching:
+            self._batching = True
+            self.loop.call_later(BATCHING, self._wake_patient)
 
-    def register(self) -> asyncio.Future[None]:
-        """A future that the next commit completes. Take it before looking at the database, so that none is missed."""
-        future: asyncio.Future[None] = self.loop.create_future()
-        self._waiting.add(future)
+    def _wake_patient(self) -> None:
+        self._batching = False
+        patient, self._patient = self._patient, set()
+        _complete(patient)
+
+    def register(self, *, at_once: bool) -> asyncio.Future[bool]:
+        """A future that the next commit completes: `at_once`, or with those that follow within BATCHING seconds.
+
+        Take it before looking at the database, so that none is missed.
+        """
+        future: asyncio.Future[bool] = self.loop.create_future()
+        (self._eager if at_once else self._patient).add(future)
         return future
 
-    async def next(self, future: asyncio.Future[None], timeout: float) -> bool:
+    async def next(self, future: asyncio.Future[bool], timeout: float) -> bool:
         """Wait for a registered future, at most `timeout` seconds; False where time ran out."""
+        timer = self.loop.call_later(timeout, _complete, (future,), False)
         try:
-            await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            return False
+            return await future
         finally:
-            self._waiting.discard(future)
-        return True
+            timer.cancel()
+            self.forget(future)
 
-    def forget(self, future: asyncio.Future[None]) -> None:
-        self._waiting.discard(future)
-        future.cancel()
+    def forget(self, future: asyncio.Future[bool]) -> None:
+        self._eager.discard(future)
+        self._patient.discard(future)
+
+    def shared(self, key: Hashable, make: Callable[[int], V]) -> V:
+        """What `make` gives of the database as it is now, at the generation it is told; made once for all who ask.
+
+        On the loop alone.
+        """
+        generation = self.db.generation
+        if generation != self._shared_at or len(self._shared) >= _MOST_SHARED:
+            self._shared.clear()
+            self._shared_at = generation
+        found: V | None = self._shared.get(key)
+        if found is None:
+            if not self._shared:
+                self.loop.call_later(_KEPT, self._shared.clear)
+            found = self._shared[key] = make(generation)
+        return found
+
+
+def _complete(futures: set[asyncio.Future[bool]] | tuple[asyncio.Future[bool]], changed: bool = True) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(changed)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid as uuids
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, at, now
 from kronos.db.database import Database
 from kronos.db.records import Task as Row
-
 
 ENDED = ("success", "failure", "cancelled")
 MOST = 200
@@ -26,18 +25,19 @@ class Task:
     def __init__(self, db: Database, label: str, row: Row | None = None) -> None:
         self.db = db
         self.row = row
-        self.ref = row.ref if row is not None else f"DummyRef:|{uuids.uuid4()}|{label}"
+        self.label = label
         self.destroy_when_done = False
-        self._cancelled = threading.Event()
+        self.cancelled = False
         self._on_cancel: list[Callable[[], None]] = []
 
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+    @cached_property
+    def ref(self) -> str:
+        """The row's reference, or the name that a synchronous call goes by in current_operations."""
+        return self.row.ref if self.row is not None else f"DummyRef:|{uuids.uuid4()}|{self.label}"
 
     def check(self) -> None:
         """Raises TASK_CANCELLED once somebody asked for it; long work calls this between its steps."""
-        if self._cancelled.is_set():
+        if self.cancelled:
             raise Failure("TASK_CANCELLED", self.ref)
 
     def progress(self, fraction: float) -> None:
@@ -49,11 +49,11 @@ class Task:
     def on_cancel(self, wake: Callable[[], None]) -> None:
         """Call `wake` when the task is cancelled, at once if it already is."""
         self._on_cancel.append(wake)
-        if self._cancelled.is_set():
+        if self.cancelled:
             wake()
 
     def cancel(self) -> None:
-        self._cancelled.set()
+        self.cancelled = True
         for wake in self._on_cancel:
             wake()
 

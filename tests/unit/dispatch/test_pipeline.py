@@ -310,3 +310,34 @@ def test_ended_tasks_beyond_two_hundred_make_room_for_new_ones(road):
     labels = [row.name_label for row in road.db.all(Task)]
     assert len(labels) <= 201
     assert first.row.name_label in labels and "ended 209" in labels and "ended 0" not in labels
+
+
+def test_those_who_keep_up_with_the_news_get_one_answer(road):
+    ref, vm = road.login(), road.db.create(VM)
+    token = road("event.from", ref, ["*"], "", 0.0)["token"]
+
+    async def listen(classes):
+        return await road.pipeline.call(LOCAL, "event.from", [ref, classes, token, 20.0])
+
+    def start(classes):
+        return asyncio.run_coroutine_threadsafe(listen(classes), road.loop)
+
+    alike, other = [start(["vm"]), start(["VM"]), start(["vm"])], start(["vm", "host"])
+    while len(road.pipeline.changes._patient) < 4:
+        threading.Event().wait(0.001)
+    vm.name_label = "new"
+    answers = [each.result(20) for each in alike]
+    assert [each["snapshot"]["name_label"] for each in answers[0].value["events"]] == ["new"]
+    assert answers[0] is answers[2]
+    assert answers[0].json() is answers[2].json()
+    assert other.result(20).value["events"] == answers[0].value["events"]
+    vm.name_label = "newer"
+    later = road("event.from", ref, ["vm"], token, 20.0)
+    assert [each["snapshot"]["name_label"] for each in later["events"]] == ["newer"]
+
+
+def test_an_empty_token_waits_where_there_is_nothing_to_tell(road):
+    ref = road.login()
+    threading.Timer(0.05, lambda: road.db.create(VM, name_label="first")).start()
+    told = road("event.from", ref, ["vm"], "", 20.0)
+    assert [each["snapshot"]["name_label"] for each in told["events"]] == ["first"]
