@@ -255,7 +255,8 @@ def server(api, tmp_path):
                 stored[url.decode().partition("?")[0]] = body
             elif method == b"CONNECT":
                 connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nlogin: ")
-                connection.sendall(connection.recv(100).upper())
+                if keys := connection.recv(100):
+                    connection.sendall(keys.upper())
             else:
                 connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 8\r\n\r\n12345678")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
 import socket
 import struct
 import subprocess
+import termios
 import threading
 import time
 from pathlib import Path
@@ -292,6 +294,23 @@ def test_the_console_copies_both_ways(run, api, vm):
     done = run("console", "vm=web", stdin="root\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("login: ROOT\n")
+
+
+def test_the_console_leaves_a_terminal_as_it_found_it(environment, api, vm):
+    console = api.add("console", VM=vm, protocol="vt100", location="https://192.0.2.1/console?uuid=c")
+    api.objects["VM"][vm]["consoles"] = (console,)
+    keyboard, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    process = subprocess.Popen(["xe", "console", "vm=web"], stdin=terminal, stdout=terminal, env=environment)
+    shown = b""
+    while b"login: " not in shown:
+        shown += os.read(keyboard, 4096)
+    assert not termios.tcgetattr(terminal)[3] & termios.ECHO
+    os.write(keyboard, b"\x1d")
+    assert process.wait(10) == 0
+    assert termios.tcgetattr(terminal) == before
+    os.close(keyboard)
+    os.close(terminal)
 
 
 def test_no_server_is_told_plainly(run, tmp_path):
