@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from kronos import __version__
+from kronos import __released__, __version__
 from kronos.datamodel.model import model
 from kronos.datamodel.types import NULL, at, now
 from kronos.db.database import Database
@@ -164,7 +164,7 @@ def _software_version(identity: Identity) -> dict[str, str]:
         "linux": hardware.kernel_release(),
         "hypervisor": identity.hypervisor,
         "network_backend": "bridge",
-        "date": "2026-11-21",
+        "date": __released__,
         "kronos": __version__,
         "python": platform.python_version(),
         **{name: text for name, text in identity.versions.items() if name != "xen"},
