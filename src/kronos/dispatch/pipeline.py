@@ -219,20 +219,31 @@ class Pipeline:
             raise Failure("MESSAGE_REMOVED")
         if session is not None and message.session:
             self._authorise(session, message, arguments)
+        if route.implied is None and route.handler is None:
+            raise Failure("NOT_IMPLEMENTED", message.full_name)
         if route.asynchronous:
-            owner = session.ref if session is not None else ""
-            running = self.tasks.start(name, "", owner, self.machine.host_ref)
-            call = Call(self.db, self.machine, self, origin, message, session, running)
-            return self.run_task(route, call, arguments)
+            return self._perform_as_task(origin, route, session, arguments, name)
         if route.implied is not None:
             return route.implied(*arguments).value
-        if route.handler is None:
-            raise Failure("NOT_IMPLEMENTED", name)
+        assert route.handler is not None
         call = Call(self.db, self.machine, self, origin, message, session, task or Task(self.db, name))
         if route.handler.coroutine:
             future = asyncio.run_coroutine_threadsafe(self._await(route.handler, call, arguments), self.loop)
             return future.result().value
         return self._work(route.handler, call, arguments).value
+
+    def _perform_as_task(
+        self, origin: Origin, route: Route, session: Session | None, arguments: tuple[Any, ...], name: str
+    ) -> Any:
+        """A call whose caller waits for it here, while others see its task; nobody is left to destroy that after."""
+        owner = session.ref if session is not None else ""
+        running = self.tasks.start(name, "", owner, self.machine.host_ref)
+        try:
+            call = Call(self.db, self.machine, self, origin, route.message, session, running)
+            return self.run_task(route, call, arguments)
+        finally:
+            if running.row is not None:
+                self.db.delete(running.row)
 
     def perform_internal(self, name: str, *args: object) -> Any:
         """A call of the daemon itself, with the rights of the pool."""
