@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,3 +31,5 @@ class Machine:
     kernels: tuple[Path, ...] = ()
     storage: dict[str, StorageDriver] = field(default_factory=dict)
     authenticate: Callable[[str, str], None] | None = None
+    bridging: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a network's bridge is made for a VM, or taken away because none needs it any more."""

@@ -359,3 +359,31 @@ def test_a_disk_can_be_plugged_into_a_running_vm_and_taken_out(host):
     host("VBD.unplug", ref)
     host("VBD.destroy", ref)
     assert host.db.find(VBD, ref) is None
+
+
+def test_a_bridge_is_there_for_as_long_as_a_vm_needs_it(host):
+    network = host.net()
+    one, other = halted_vm(host, disk=False), halted_vm(host, disk=False)
+    for vm in (one, other):
+        host(
+            "VIF.create",
+            {
+                "VM": vm.ref,
+                "network": network.ref,
+                "device": "0",
+                "MAC": "",
+                "MTU": 1500,
+                "other_config": {},
+                "qos_algorithm_type": "",
+                "qos_algorithm_params": {},
+            },
+        )
+        host("VM.start", vm.ref, False, False)
+
+    def bridges():
+        return {bridge.name for bridge in host.network.bridges()}
+
+    host("VM.hard_shutdown", one.ref)
+    assert network.bridge in bridges()
+    host("VM.hard_shutdown", other.ref)
+    assert network.bridge not in bridges()

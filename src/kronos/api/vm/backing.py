@@ -50,9 +50,10 @@ def bring_up(call: Call, network: Network) -> None:
     Raises NETWORK_… as the driver does.
     """
     driver = call.machine.network
-    driver.create_bridge(network.bridge, mtu=network.MTU, external_ids={"network": network.uuid})
-    if "ip_begin" in network.other_config and not network.PIFs:
-        driver.serve_addresses(network.bridge, subnet_of_options(network.other_config))
+    with call.machine.bridging:
+        driver.create_bridge(network.bridge, mtu=network.MTU, external_ids={"network": network.uuid})
+        if "ip_begin" in network.other_config and not network.PIFs:
+            driver.serve_addresses(network.bridge, subnet_of_options(network.other_config))
 
 
 def bring_up_networks(call: Call, vm: VM) -> None:

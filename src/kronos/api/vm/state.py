@@ -10,7 +10,18 @@ from kronos.api.vm import guest
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, now
 from kronos.db.database import Database
-from kronos.db.records import SR, VBD, VDI, VIF, VM, Console, Host_metrics, VM_guest_metrics, VM_metrics
+from kronos.db.records import (
+    SR,
+    VBD,
+    VDI,
+    VIF,
+    VM,
+    Console,
+    Host_metrics,
+    Network,
+    VM_guest_metrics,
+    VM_metrics,
+)
 from kronos.db.records import Host as HostRow
 from kronos.dispatch.machine import Machine
 from kronos.network.names import port_name
@@ -19,6 +30,7 @@ from kronos.system import hardware
 
 log = logging.getLogger(__name__)
 
+INTERNAL = "is_host_internal_management_network"
 STARTING = frozenset({"start", "start_on", "resume", "resume_on", "hard_reboot"})
 
 _turn = threading.Lock()
@@ -125,6 +137,7 @@ def halted(db: Database, machine: Machine, vm: VM) -> None:
             db.write(vif, {"currently_attached": False, "current_operations": {}})
         _forget_run(db, vm, "Halted")
     release(machine, disks, taps)
+    take_down(db, machine, vm)
     refresh_memory(db, machine)
 
 
@@ -134,6 +147,7 @@ def suspended(db: Database, machine: Machine, vm: VM) -> None:
         disks, taps = _attached_disks(db, vm), interfaces_of(db, vm)
         _forget_run(db, vm, "Suspended")
     release(machine, disks, taps)
+    take_down(db, machine, vm)
     refresh_memory(db, machine)
 
 
@@ -196,6 +210,30 @@ def release(machine: Machine, disks: list[tuple[str, str]], taps: list[str]) -> 
         machine.network.unsecure(*taps)
     except Exception as error:  # noqa: BLE001  # nft's errors have no type of their own
         log.warning("Removing the rules of %s: %s", ", ".join(taps), error)
+
+
+def take_down(db: Database, machine: Machine, vm: VM) -> None:
+    """Remove the bridges that only this VM needed. One with a NIC in it stays, and so does the host-internal one."""
+    for network in {db.find(Network, db.get(VIF, ref).network) for ref in vm.VIFs}:
+        if network is None or not network.managed or INTERNAL in network.other_config:
+            continue
+        with machine.bridging:
+            if _needed(db, network):
+                continue
+            try:
+                if not any(b.name == network.bridge and b.members for b in machine.network.bridges()):
+                    machine.network.destroy_bridge(network.bridge)
+            except Exception as error:  # noqa: BLE001  # netlink's errors have no type of their own
+                log.warning("Removing bridge %s: %s", network.bridge, error)
+
+
+def _needed(db: Database, network: Network) -> bool:
+    """Is a VM on this network, or about to be?"""
+    vms = [db.find(VM, db.get(VIF, ref).VM) for ref in network.VIFs]
+    return any(
+        vm is not None and (vm.power_state in ("Running", "Paused") or vm.scheduled_to_be_resident_on != NULL)
+        for vm in vms
+    )
 
 
 def refresh_memory(db: Database, machine: Machine) -> None:
