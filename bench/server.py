@@ -44,6 +44,8 @@ class Bench:
     """The server and what the parent may ask of it."""
 
     def __init__(self, options: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.began = time.perf_counter()
+        self.unloaded = rss(os.getpid())
         self.options = options
         self.loop = loop
         self.directory = Path(options["directory"])
@@ -65,8 +67,6 @@ class Bench:
         self.pipeline = Pipeline(self.db, self.machine, loop)
         roles.seed(self.db)
         self._populate()
-        gc.enable()
-        gc.set_threshold(50_000, 20, 100)
         self.machine.host_ref = self.db.all(Host)[0].ref
         self.follow = Follow(self.db, self.machine)
         self.follow.start()
@@ -117,10 +117,13 @@ class Bench:
         session = self.pipeline.sessions.begin(
             user="root", host=self.machine.host_ref, origin=INTERNAL, originator="bench"
         )
-        gc.collect()
         gc.freeze()
+        gc.enable()
+        gc.set_threshold(10_000, 2, 1000)
         vms = self.db.all(VM)
         return {
+            "seconds": time.perf_counter() - self.began,
+            "unloaded": self.unloaded,
             "port": self.server.addresses[0][1],
             "socket": str(socket),
             "session": session.ref,

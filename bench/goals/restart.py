@@ -26,10 +26,13 @@ def measure(run: Run) -> list[Row]:
         first.append(_start(directory))
     least = {name: min(each[name] for each in first) for name in first[0]}
     return [
-        Row("G8", f"first reply after a restart with {vms} VMs, {objects} objects", least["reply"] * 1e3, "ms",
-            floor * 1e3, "SELECT of every row, undecoded", 4.0, note="from exec, imports of Python and all"),
-        Row("G8", "memory once they are loaded", least["rss"] / 1e6, "MB", blobs / 1e6,
-            "bytes of the rows on disk", 4.0, note="with the interpreter, the data model and the roles"),
+        Row("G8", f"rows loaded and a first call answered, {vms} VMs, {objects} objects", least["loaded"] * 1e3,
+            "ms", floor * 1e3, "SELECT of every row, undecoded", 4.0,
+            note="the roles, the routes of all calls and the doors included"),
+        Row("G8", "the same from exec, Python's imports and all", least["reply"] * 1e3, "ms", limit=1300),
+        Row("G8", "memory that the rows take", (least["rss"] - least["unloaded"]) / 1e6, "MB", blobs / 1e6,
+            "bytes of the rows on disk", 4.0),
+        Row("G8", "memory in all", least["rss"] / 1e6, "MB", limit=500),
         Row("G8", "longest pause of the garbage collector afterwards", least["pause"] * 1e3, "ms", limit=10,
             note="during VM.get_all_records of all of them, which decodes them"),
     ]  # fmt: skip
@@ -53,8 +56,15 @@ def _start(directory: Path) -> dict[str, float]:
     began = time.perf_counter()
     with Child("bench.server", directory=str(directory), load=True) as server:
         client = Client(server.ready["socket"])
+        answered = time.perf_counter()
         client.call("session.login_with_password", "root", "")
-        found = {"reply": time.perf_counter() - began, "rss": float(server.ask("used")["rss"])}
+        now = time.perf_counter()
+        found = {
+            "reply": now - began,
+            "loaded": server.ready["seconds"] + now - answered,
+            "unloaded": float(server.ready["unloaded"]),
+            "rss": float(server.ask("used")["rss"]),
+        }
         server.ask("watch_pauses")
         session = server.ready["session"]
         client.call("VM.get_all_records", session)

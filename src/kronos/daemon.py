@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kronos import __version__
 from kronos.api import catalogue
@@ -36,7 +37,7 @@ from kronos.network.bridge import BridgeNetwork
 from kronos.rules import operations
 from kronos.server import doors
 from kronos.server.access import Access
-from kronos.server.http import Server, TcpListener, UnixListener
+from kronos.server.http import GRACE, Server, TcpListener, UnixListener
 from kronos.server.tls import ensure_certificate, server_context
 from kronos.storage import registry
 from kronos.system import logs
@@ -48,6 +49,10 @@ from kronos.system.settings import Settings, SettingsWrong, read
 
 log = logging.getLogger(__name__)
 CONFIGURATION = Path("/etc/xapi.toml")
+PATIENCE: Final = 2.0
+"""Seconds that running calls get to end by themselves when the daemon stops; then they are cancelled."""
+LAST_WORD: Final = 1.0
+"""Seconds that libvirt gets to say goodbye."""
 
 
 class Daemon:
@@ -67,18 +72,34 @@ class Daemon:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await loop.run_in_executor(None, self._build, loop)
+        if not await self._built(loop, stop):
+            return
         if self.db.journal is not None:
             # Memory is ahead of the disk then: a restart goes back to what was durable.
             self.db.journal.subscribe(lambda _: None, lambda _: _tell(loop, stop))
         await self._open_doors()
+        # What the start made stays: collections look at what came later alone, and take milliseconds.
         gc.freeze()
+        gc.enable()
+        gc.set_threshold(10_000, 2, 1000)
         notify("READY=1", f"STATUS=Serving {self.settings.socket}")
         log.info("xapi %s is ready on %s", __version__, self.settings.socket)
         await stop.wait()
         notify("STOPPING=1")
         log.info("xapi stops; guests run on")
-        await self._close()
+        await self._close(loop)
+
+    async def _built(self, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> bool:
+        """Build the parts. False when told to stop meanwhile: what was begun is then left as by a crash."""
+        building = loop.run_in_executor(ThreadPoolExecutor(1, "start"), self._build, loop)
+        stopping = loop.create_task(stop.wait())
+        await asyncio.wait((building, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not building.done():
+            log.info("xapi stops before it is ready")
+            return False
+        await building
+        return True
 
     def _build(self, loop: asyncio.AbstractEventLoop) -> None:
         settings = self.settings
@@ -88,8 +109,6 @@ class Daemon:
         journal = Journal(settings.database)
         self.db = Database(journal)
         self.db.load()
-        gc.enable()
-        gc.set_threshold(50_000, 20, 100)
         detected = detect(settings.state / "hypervisor.json")
         self.machine = Machine(
             hypervisor=self._hypervisor(detected),
@@ -174,13 +193,23 @@ class Daemon:
             listeners.append(TcpListener(settings.listen, settings.https_port, server_context(certificate)))
         await self.server.start(listeners)
 
-    async def _close(self) -> None:
-        await self.server.stop()
+    async def _close(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take no more calls, let those that run end, put everything on disk: GRACE and LAST_WORD seconds at most."""
+        tasks, deadline = self.pipeline.tasks, loop.time() + GRACE
+        stopping = loop.create_task(self.server.stop())
+        # After the server's first step, so that what waiting calls now answer is the last on their connections.
+        loop.call_soon(self.pipeline.changes.close)
+        loop.call_later(PATIENCE, tasks.cancel_all)
+        await stopping
+        while tasks.running and loop.time() < deadline:  # tasks have no connection to be waited for
+            await asyncio.sleep(0.02)
         self.follow.close()
         self.pipeline.close()
-        self.machine.hypervisor.close()
         if self.db.journal is not None:
             self.db.journal.close()
+        goodbye = threading.Thread(target=self.machine.hypervisor.close, daemon=True)
+        goodbye.start()
+        goodbye.join(LAST_WORD)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
@@ -257,12 +286,15 @@ def main(arguments: list[str] | None = None) -> int:
         uvloop.install()
     except ImportError:  # slower by a third, and as good otherwise
         pass
+    status = 0
     try:
         asyncio.run(Daemon(settings).run())
     except (JournalBusy, JournalUnreadable, Failure, OSError) as error:
         log.critical("xapi cannot start: %s", error)
-        return 1
-    return 0
+        status = 1
+    logging.shutdown()
+    # Python's own end would wait for every worker thread, and one of them may wait for a guest. All is on disk.
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def _compare_rules(db: Database, machine: Machine, vms: Sequence[VM]) -> None:
     ports = [port_of(db, vm, vif) for vm, vif in vifs if vif.currently_attached]
     if ports:
         machine.network.secure(*ports)
-    ours = {port_name(vm.uuid, 0)[:-1] for vm in db.all(VM)}
+    ours = {port_name(uuid, 0)[:-1] for uuid in db.values(VM, "uuid")}
     stale = {name for name in machine.network.secured() if name.rpartition(".")[0] + "." in ours}
     stale -= {port.device for port in ports}
     if stale:

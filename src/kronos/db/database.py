@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import uuid as uuids
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -47,8 +47,8 @@ class Database:
         self.generation = 0
         self.position = 0
         self.rows: dict[str, Record] = {}
-        self.tables: dict[str, Table] = {name: Table(kind) for name, kind in KINDS.items()}
-        self.recent: OrderedDict[str, Record] = OrderedDict()
+        self.tables: dict[str, Table] = {name: Table(kind, self.lock) for name, kind in KINDS.items()}
+        self.recent: dict[str, Record] = {}  # the last changed last
         self.deletions: deque[Deletion] = deque(maxlen=DELETIONS_KEPT)
         self.forgotten = 0
         self._depth = 0
@@ -83,6 +83,10 @@ class Database:
         if type(row) is kind:
             return row
         raise Failure("UUID_INVALID", kind.kind.name, uuid)
+
+    def values(self, kind: type[R], field: str) -> tuple[str, ...]:
+        """Every value that an indexed field (a reference, uuid, name_label) has, without decoding the rows."""
+        return tuple(self.tables[kind.kind.name].index(field))
 
     def by_name(self, kind: type[R], label: str) -> list[R]:
         """Every row of that name_label."""
@@ -231,8 +235,8 @@ class Database:
         with self.transaction():
             self.generation += 1
             row.changed(self.generation)
-            if row.ref in self.recent:
-                self.recent.move_to_end(row.ref)
+            if self.recent.pop(row.ref, None) is not None:
+                self.recent[row.ref] = row
 
     def _insert(self, row: Record) -> None:
         self.rows[row.ref] = row
@@ -296,14 +300,14 @@ class Database:
         self.generation = int(self.journal.get_meta("generation") or 0) + GENERATIONS_A_START
         self.journal.set_meta("generation", str(self.generation))
         self.forgotten = self.generation
-        for stored in self.journal.load():
-            kind = KINDS.get(stored.cls)
+        for ref, cls, body in self.journal.load():
+            kind = KINDS.get(cls)
             if kind is None:  # a class that this version no longer has
                 continue
-            row = kind(self, stored.ref, None, self.generation, stored.body)
-            self.rows[stored.ref] = row
-            self.tables[stored.cls].rows[stored.ref] = row
-            self.recent[stored.ref] = row
+            row = kind(self, ref, None, self.generation, body)
+            self.rows[ref] = row
+            self.tables[cls].rows[ref] = row
+            self.recent[ref] = row
 
     # --- events ----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,9 @@ Index = dict[str, dict[str, None]]
 class Table:
     """The rows of one class. The database holds its lock around every change."""
 
-    def __init__(self, kind: type[Record]) -> None:
+    def __init__(self, kind: type[Record], lock: threading.RLock) -> None:
         self.kind = kind
+        self.lock = lock
         self.rows: dict[str, Record] = {}
         self.indexes: dict[str, Index] = {}
         fields = kind.kind.fields
@@ -36,12 +38,17 @@ class Table:
     def index(self, field: str) -> Index:
         """Rows by the value of a field. The first call reads every row of the class."""
         found = self.indexes.get(field)
-        if found is None:
-            found = {}
-            for row in list(self.rows.values()):
-                found.setdefault(row.stored()[field], {})[row.ref] = None
-            self.indexes[field] = found
-        return found
+        return self._build(field) if found is None else found
+
+    def _build(self, field: str) -> Index:
+        with self.lock:  # a row that is written meanwhile must not be missed
+            found = self.indexes.get(field)
+            if found is None:
+                found = {}
+                for row in self.rows.values():
+                    found.setdefault(row.peek(field), {})[row.ref] = None
+                self.indexes[field] = found
+            return found
 
     def referrers(self, field: str, value: str) -> tuple[str, ...]:
         return tuple(self.index(field).get(value, ()))

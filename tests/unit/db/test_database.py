@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from kronos.datamodel.errors import Failure
@@ -192,3 +194,39 @@ def test_an_undone_deletion_is_told_to_nobody_and_hides_no_change(db):
     after = db.generation
     other.name_label = "changed again"
     assert list(db.changed_since(after)) == [other]
+
+
+def test_an_index_is_built_without_keeping_the_rows_decoded(tmp_path):
+    journal = Journal(tmp_path / "state.db")
+    first = Database(journal)
+    host = first.create(Host)
+    ref = first.create(VM, name_label='a "name_label": inside', resident_on=host.ref).ref
+    other = first.create(VM, name_description="unnamed").ref
+    journal.close()
+    journal = Journal(tmp_path / "state.db")
+    again = Database(journal)
+    again.load()
+    rows = [again.get(VM, each) for each in (ref, other)]
+    assert again.referrers("VM", "resident_on", host.ref) == (ref,)
+    assert set(again.values(VM, "name_label")) == {'a "name_label": inside', ""}
+    assert again.by_name(VM, "") == [rows[1]]
+    assert [row._fields for row in rows] == [None, None]
+    assert rows[0].resident_on == host.ref
+    rows[0].resident_on = "OpaqueRef:NULL"
+    assert again.referrers("VM", "resident_on", host.ref) == ()
+    journal.close()
+
+
+def test_a_row_that_is_written_while_an_index_is_built_is_in_it(db):
+    vms = [db.create(VM, name_label="old") for _ in range(200)]
+    table = db.tables["VM"]
+    for _ in range(30):
+        table.indexes.pop("name_label", None)
+        builder = threading.Thread(target=table.index, args=("name_label",))
+        builder.start()
+        for vm in vms[::7]:
+            vm.name_label = "new" if vm.name_label == "old" else "old"
+        builder.join()
+        labels = {row.ref: row.name_label for row in vms}
+        for label in ("old", "new"):
+            assert set(table.referrers("name_label", label)) == {r for r, v in labels.items() if v == label}
