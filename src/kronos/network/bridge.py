@@ -19,6 +19,7 @@ from kronos.datamodel.errors import Failure
 from kronos.network import firewall, interfaces, names
 from kronos.network.base import Bridge, Lease, LinkState, NetworkDriver, PhysicalInterface, VifPort, Watch
 from kronos.network.dnsmasq import AddressService
+from kronos.network.dumps import whole
 from kronos.network.mac import random_mac
 from kronos.network.subnet import Subnet
 from kronos.network.watch import NetlinkWatch
@@ -50,7 +51,7 @@ class BridgeNetwork(NetworkDriver):
 
     def bridges(self) -> list[Bridge]:
         with IPRoute() as netlink:
-            return bridges_of(list(netlink.get_links()))
+            return bridges_of(whole(netlink.get_links))
 
     def create_bridge(
         self, name: str, *, mtu: int = 1500, external_ids: Mapping[str, str] | None = None
@@ -174,7 +175,7 @@ class BridgeNetwork(NetworkDriver):
         return NetlinkWatch(callback)
 
     def _bridge(self, netlink: IPRoute, name: str) -> Bridge:
-        return next(bridge for bridge in bridges_of(list(netlink.get_links())) if bridge.name == name)
+        return next(bridge for bridge in bridges_of(whole(netlink.get_links)) if bridge.name == name)
 
     def _add_bridge(self, netlink: IPRoute, name: str, undo: ExitStack) -> Any:
         """A new bridge, still down. It keeps the MAC it is given; without one it would follow its ports'."""
@@ -201,12 +202,12 @@ class BridgeNetwork(NetworkDriver):
         undo.callback(netlink.link, "set", index=link["index"], mtu=old)
 
     def _assert_servable(self, netlink: IPRoute, link: Any, subnet: Subnet) -> None:
-        for other in netlink.get_links():
+        for other in whole(netlink.get_links):
             device = other.get_attr("IFLA_IFNAME")
             if other.get_attr("IFLA_MASTER") == link["index"] and interfaces.is_physical(self._sysfs, device):
                 text = f"{device} joins this bridge to a network that has its own address service"
                 raise Failure("OPERATION_NOT_ALLOWED", text)
-        for message in netlink.get_addr(family=AF_INET):
+        for message in whole(netlink.get_addr, family=AF_INET):
             if message["index"] == link["index"]:
                 continue
             taken = IPv4Interface((message.get_attr("IFA_LOCAL"), message["prefixlen"]))
@@ -305,7 +306,7 @@ def _external_ids(alias: str) -> dict[str, str]:
 def _ipv4_addresses(netlink: IPRoute, index: int) -> list[IPv4Interface]:
     return [
         IPv4Interface((message.get_attr("IFA_LOCAL"), message["prefixlen"]))
-        for message in netlink.get_addr(family=AF_INET, index=index)
+        for message in whole(netlink.get_addr, family=AF_INET, index=index)
     ]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from kronos.network.base import PhysicalInterface
+from kronos.network.dumps import whole
 
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _PCI_IDS = (Path("/usr/share/misc/pci.ids"), Path("/usr/share/hwdata/pci.ids"))
@@ -39,8 +40,8 @@ class _Addressing:
         return cls(
             {link["index"]: link.get_attr("IFLA_IFNAME") for link in links},
             frozenset(link["index"] for link in links if kind_of(link) == "bridge"),
-            list(netlink.get_addr()),
-            list(netlink.get_default_routes()),
+            whole(netlink.get_addr),
+            whole(netlink.get_default_routes),
         )
 
     def gateway(self, family: int, index: int) -> str:
@@ -67,7 +68,7 @@ def kind_of(link: Any) -> str:
 def physical_interfaces(sysfs: Path, resolv_conf: tuple[Path, ...] = RESOLV_CONF) -> list[PhysicalInterface]:
     """The NICs by name, or the holder of the default route where there is none."""
     with IPRoute() as netlink:
-        links = list(netlink.get_links())
+        links = whole(netlink.get_links)
         addressing = _Addressing.look(netlink, links)
     dns = name_servers(resolv_conf)
     ethernet = [link for link in links if link["ifi_type"] == _ARPHRD_ETHER]
@@ -85,11 +86,11 @@ def is_physical(sysfs: Path, device: str) -> bool:
 
 def is_addressed(netlink: IPRoute, index: int) -> bool:
     """Whether this host talks over a link: it has a default route, or an address that no router gave."""
-    if any(route.get_attr("RTA_OIF") == index for route in netlink.get_default_routes()):
+    if any(route.get_attr("RTA_OIF") == index for route in whole(netlink.get_default_routes)):
         return True
     return any(
         address["scope"] == _SCOPE_GLOBAL and (address["family"] == AF_INET or _is_permanent(address))
-        for address in netlink.get_addr(index=index)
+        for address in whole(netlink.get_addr, index=index)
     )
 
 

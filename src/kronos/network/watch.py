@@ -14,6 +14,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink import rtnl
 
 from kronos.network.base import LinkState, Watch
+from kronos.network.dumps import whole
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class NetlinkWatch(Watch):
 
     def _look(self) -> dict[str, LinkState]:
         with IPRoute() as netlink:
-            messages = list(netlink.get_links())
+            messages = whole(netlink.get_links)
         self._names = {message["index"]: message.get_attr("IFLA_IFNAME") for message in messages}
         states = [self._state(message) for message in messages]
         return {state.device: state for state in states}

@@ -172,5 +172,6 @@ class JsonDoor:
 
     def _refused(self, error: jsonrpc.Malformed | Failure) -> Reply:
         if isinstance(error, Failure):
-            error = jsonrpc.Malformed(jsonrpc.INVALID_REQUEST, str(error))
+            # It was raised before the call's id was read.
+            return _json(jsonrpc.failure(jsonrpc.Call("", [], b"null", 2), error.description))
         return _json(error.reply())
