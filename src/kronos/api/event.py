@@ -118,7 +118,10 @@ def _counts(db: Database) -> dict[str, int]:
 async def from_(call: Call, classes: tuple[str, ...], token: str, timeout: float) -> EventsAnswer:
     """Wait until something wanted changed after `token`, at most `timeout` seconds, and tell it.
 
-    Raises EVENT_SUBSCRIPTION_PARSE_FAILURE, EVENT_FROM_TOKEN_PARSE_FAILURE, SESSION_INVALID when logged out.
+    A daemon that stops answers at once what it has, if only a token.
+
+    Raises EVENT_SUBSCRIPTION_PARSE_FAILURE, EVENT_FROM_TOKEN_PARSE_FAILURE, SESSION_INVALID when logged out,
+    TASK_CANCELLED where the daemon stops already.
     """
     wanted = parse_filter(classes)
     since = parse_token(token)
@@ -128,6 +131,7 @@ async def from_(call: Call, classes: tuple[str, ...], token: str, timeout: float
         since = 0  # a token of another database: start again from the beginning
     looked_until = since
     waited = wanted.only_tasks
+    _refuse_to_wait(call)
     while True:
         future = changes.register(at_once=wanted.only_tasks)
         generation = db.generation
@@ -136,7 +140,7 @@ async def from_(call: Call, classes: tuple[str, ...], token: str, timeout: float
             answer = _answer(changes, looked_until, wanted, shared=bool(token))
         news = answer is not None and bool(answer.events)
         left = deadline - time.monotonic()
-        if news or left <= 0:
+        if news or left <= 0 or changes.closed:
             changes.forget(future)
             if news and token and not waited:
                 await asyncio.sleep(BATCHING)
@@ -148,6 +152,12 @@ async def from_(call: Call, classes: tuple[str, ...], token: str, timeout: float
         waited = await changes.next(future, left)
         if session not in db.rows:
             raise Failure("SESSION_INVALID", session)
+
+
+def _refuse_to_wait(call: Call) -> None:
+    """Whoever asks a stopping daemon again and again, such as a command in it, would get empty answers without end."""
+    if call.pipeline.changes.closed:
+        raise Failure("TASK_CANCELLED", call.task.ref)
 
 
 def _answer(changes: Changes, since: int, wanted: Filter, *, shared: bool) -> EventsAnswer:
@@ -218,7 +228,8 @@ def unregister(call: Call, classes: tuple[str, ...]) -> None:
 async def next_(call: Call) -> EventsAnswer:
     """Wait, without limit, for the next events of the registered classes.
 
-    Raises SESSION_NOT_REGISTERED [session], EVENTS_LOST, SESSION_INVALID when logged out.
+    Raises SESSION_NOT_REGISTERED [session], EVENTS_LOST, SESSION_INVALID when logged out, TASK_CANCELLED when
+    the daemon stops.
     """
     db, changes, session = call.db, call.pipeline.changes, call.user.ref
     while True:
@@ -236,6 +247,7 @@ async def next_(call: Call) -> EventsAnswer:
         if events:
             changes.forget(future)
             return EventsAnswer(events, None, "")
+        _refuse_to_wait(call)
         await changes.next(future, LONGEST)
         if session not in db.rows:
             _subscriptions.pop(session, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
 from kronos.db.database import Database
@@ -31,6 +31,7 @@ class Changes:
         self._batching = False
         self._shared: dict[Hashable, Any] = {}
         self._shared_at = -1
+        self.closed = False
         db.on_commit(self._committed)
 
     def _committed(self) -> None:
@@ -58,7 +59,10 @@ class Changes:
         Take it before looking at the database, so that none is missed.
         """
         future: asyncio.Future[bool] = self.loop.create_future()
-        (self._eager if at_once else self._patient).add(future)
+        if self.closed:
+            future.set_result(False)
+        else:
+            (self._eager if at_once else self._patient).add(future)
         return future
 
     async def next(self, future: asyncio.Future[bool], timeout: float) -> bool:
@@ -69,6 +73,13 @@ class Changes:
         finally:
             timer.cancel()
             self.forget(future)
+
+    def close(self) -> None:
+        """Wake everyone who waits, for good: the daemon stops. On the loop."""
+        self.closed = True
+        for waiting in (self._eager, self._patient):
+            _complete(waiting, False)
+            waiting.clear()
 
     def forget(self, future: asyncio.Future[bool]) -> None:
         self._eager.discard(future)
@@ -91,7 +102,7 @@ class Changes:
         return found
 
 
-def _complete(futures: set[asyncio.Future[bool]] | tuple[asyncio.Future[bool]], changed: bool = True) -> None:
+def _complete(futures: Iterable[asyncio.Future[bool]], changed: bool = True) -> None:
     for future in futures:
         if not future.done():
             future.set_result(changed)

@@ -115,6 +115,11 @@ class Tasks:
         if task.destroy_when_done and task.row is not None:
             self.db.delete(task.row)
 
+    def cancel_all(self) -> None:
+        """Ask everything that runs to stop: the daemon does."""
+        for task in list(self.running.values()):
+            task.cancel()
+
     def cancel(self, row: Row) -> None:
         """Ask a task to stop. Raises OPERATION_NOT_ALLOWED for one that has no running work behind it."""
         task = self.running.get(row.ref)

@@ -352,8 +352,10 @@ class Connection(RequestReader):
         return self._since
 
     def stop(self) -> None:
-        """End the connection once the reply to what it has asked is out."""
-        if not self._busy:
+        """End the connection once the reply to what it has asked is out; a door's, which may have no end, at once."""
+        if self._mode == DUPLEX:
+            self._close()
+        elif not self._busy:
             self._mode = DISCARD
             self._close()
 

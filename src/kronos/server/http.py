@@ -22,7 +22,7 @@ from kronos.server.tls_connection import TlsConnection
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
-GRACE: Final = 10.0
+GRACE: Final = 3.0
 """Seconds that running calls and transfers get to end when the server stops."""
 _TICK: Final = 1.0
 _KEEPALIVE_IDLE: Final = 60

@@ -384,6 +384,15 @@ def test_the_connection_ends_with_the_console(server: Any, consoles: Consoles) -
         assert read_until_closed(raw) == b"BYE"
 
 
+def test_a_console_does_not_hold_up_a_server_that_stops(server: Any, consoles: Consoles) -> None:
+    with server.socket() as raw:
+        connect(raw, "OpaqueRef:screen")
+        began = time.monotonic()
+        server.stop(10)
+        assert time.monotonic() - began < 5
+        assert read_until_closed(raw) == b""
+
+
 @SECURE
 def test_much_output_reaches_a_slow_client_whole(server: Any, consoles: Consoles, secure: bool) -> None:
     size = 6_000_000

@@ -118,3 +118,18 @@ def test_an_answer_is_shared_until_the_database_changes(db):
     assert first is not other
     assert first is not later
     assert made == [before, before, db.generation]
+
+
+def test_at_the_end_everyone_is_woken_and_nobody_waits_any_more(db):
+    async def wait(changes):
+        running = asyncio.gather(
+            *(changes.next(changes.register(at_once=eager), 10.0) for eager in (True, False))
+        )
+        await asyncio.sleep(0)
+        changes.close()
+        late = await changes.next(changes.register(at_once=False), 10.0)
+        return [*await running, late]
+
+    start = time.monotonic()
+    assert on_loop(wait, db) == [False, False, False]
+    assert time.monotonic() - start < 5

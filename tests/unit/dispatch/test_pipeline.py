@@ -341,3 +341,23 @@ def test_an_empty_token_waits_where_there_is_nothing_to_tell(road):
     threading.Timer(0.05, lambda: road.db.create(VM, name_label="first")).start()
     told = road("event.from", ref, ["vm"], "", 20.0)
     assert [each["snapshot"]["name_label"] for each in told["events"]] == ["first"]
+
+
+def test_who_waits_for_events_when_the_daemon_stops_keeps_its_place(road):
+    ref = road.login()
+    token = road("event.from", ref, ["vm"], "", 0.0)["token"]
+    waiting = asyncio.run_coroutine_threadsafe(
+        road.pipeline.call(LOCAL, "event.from", [ref, ["vm"], token, 20.0]), road.loop
+    )
+    road("session.get_this_host", ref, ref)  # it has begun to wait by now
+    road.loop.call_soon_threadsafe(road.pipeline.changes.close)
+    told = waiting.result(10).value
+    assert told["events"] == []
+    assert told["token"] >= token
+    assert road.refused("event.from", ref, ["vm"], token, 20.0)[0] == "TASK_CANCELLED"
+
+
+def test_what_still_runs_when_the_daemon_stops_is_cancelled(road):
+    one, other = (road.pipeline.tasks.start(name, "", "", "") for name in ("one", "other"))
+    road.pipeline.tasks.cancel_all()
+    assert one.cancelled and other.cancelled
