@@ -52,6 +52,7 @@ class Database:
         self.deletions: deque[Deletion] = deque(maxlen=DELETIONS_KEPT)
         self.forgotten = 0
         self._depth = 0
+        self._began_at = 0
         self._changes: list[Change] = []
         self._undo: list[Callable[[], None]] = []
         self._touched: dict[Record, set[str]] = {}
@@ -111,6 +112,8 @@ class Database:
         """
         with self.lock:
             self._depth += 1
+            if self._depth == 1:
+                self._began_at = self.generation
             try:
                 yield
                 if self._depth == 1:
@@ -140,8 +143,9 @@ class Database:
         if self._changes and self.journal is not None:
             self.position = self.journal.append(self._changes)
         self._changes, self._undo = [], []
-        for wake in self._woken:
-            wake()
+        if self.generation != self._began_at:
+            for wake in self._woken:
+                wake()
 
     def _roll_back(self) -> None:
         undo, self._undo = self._undo, []
@@ -151,7 +155,10 @@ class Database:
         self._undo, self._changes, self._touched = [], [], {}
 
     def on_commit(self, wake: Callable[[], None]) -> None:
-        """Call `wake` after every transaction, from whichever thread wrote; it must not block."""
+        """Call `wake` after every transaction that changed something, from whichever thread wrote.
+
+        Everyone who writes waits for it: it neither blocks nor raises nor writes.
+        """
         self._woken.append(wake)
 
     @contextmanager
@@ -202,13 +209,21 @@ class Database:
                 if field.many_to_many:
                     self.write(row, {field.name: ()})
             self._remove(row)
+            if len(self.deletions) == DELETIONS_KEPT:
+                self.forgotten = self.deletions[0].generation
+            self.deletions.append(Deletion(self.generation, cls.name, row.ref, row.born))
             self._undo.append(lambda: self._put_back(row))
             if cls.persist:
                 self._changes.append(Change("delete", cls.name, row.ref, {}))
 
     def write(self, row: Record, fields: Mapping[str, Any]) -> None:
-        """Set fields of a row; those that already have the value change nothing and make no event."""
+        """Set fields of a row; those that already have the value change nothing and make no event.
+
+        Nothing happens to a row that is gone: whoever writes to it came just before whoever deleted it.
+        """
         with self.transaction():
+            if self.rows.get(row.ref) is not row:
+                return
             stored = row.stored()
             changed = {name: value for name, value in fields.items() if stored[name] != value}
             if not changed:
@@ -253,9 +268,6 @@ class Database:
         self.recent.pop(row.ref, None)
         self.tables[row.kind.name].remove(row)
         self.generation += 1
-        if len(self.deletions) == DELETIONS_KEPT:
-            self.forgotten = self.deletions[0].generation
-        self.deletions.append(Deletion(self.generation, row.kind.name, row.ref, row.born))
         for field in row.kind.fields.values():
             if field.inverse is not None and field.mirror_of is None:
                 self._mirror(field, row.ref, stored[field.name], field.type.zero)

@@ -123,19 +123,22 @@ class Record(_Row):
 
     def decode(self) -> dict[str, Any]:
         """The stored fields, read from the journal's form and completed by the defaults."""
-        body = self._body
-        if body is None:
-            assert self._fields is not None
-            return self._fields
-        kinds = self.kind.fields
-        fields = stored_defaults(self.kind)
-        for name, value in decode(body).items():
-            # A field that a later version no longer has is dropped.
-            if name in kinds:
-                fields[name] = from_json(kinds[name].type, value)
-        object.__setattr__(self, "_fields", fields)
-        object.__setattr__(self, "_body", None)
-        return fields
+        with (
+            self._database.lock
+        ):  # of two who decode it at once, one would lose what is written to the other's
+            body = self._body
+            if body is None:
+                assert self._fields is not None
+                return self._fields
+            kinds = self.kind.fields
+            fields = stored_defaults(self.kind)
+            for name, value in decode(body).items():
+                # A field that a later version no longer has is dropped.
+                if name in kinds:
+                    fields[name] = from_json(kinds[name].type, value)
+            object.__setattr__(self, "_fields", fields)
+            object.__setattr__(self, "_body", None)
+            return fields
 
     def peek(self, name: str) -> Any:
         """A stored string field, without keeping the row's decoded form: an index looks at every row of a class."""

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from kronos.datamodel.errors import Failure
+from kronos.db import record
 from kronos.db.database import Database
 from kronos.db.journal import Journal
 from kronos.db.records import PBD, SR, VBD, VDI, VM, Host, Role, Session, Subject, Task
@@ -230,3 +231,60 @@ def test_a_row_that_is_written_while_an_index_is_built_is_in_it(db):
         labels = {row.ref: row.name_label for row in vms}
         for label in ("old", "new"):
             assert set(table.referrers("name_label", label)) == {r for r, v in labels.items() if v == label}
+
+
+def test_a_write_to_a_row_that_is_gone_changes_nothing(db):
+    vm = db.create(VM, name_label="a")
+    db.by_name(VM, "a")
+    db.delete(vm)
+    before = db.generation
+    vm.name_label = "b"
+    assert db.generation == before
+    assert db.by_name(VM, "b") == []
+
+
+def test_an_undone_creation_is_told_to_nobody(db):
+    db.create(VM)
+    with pytest.raises(RuntimeError), db.transaction():
+        db.create(VM)
+        seen_meanwhile = db.generation
+        raise RuntimeError
+    assert list(db.deleted_since(seen_meanwhile)) == []
+
+
+def test_a_transaction_that_changes_nothing_wakes_nobody(db):
+    vm = db.create(VM, name_label="a")
+    woken = []
+    with db.listening(lambda: woken.append(db.generation)):
+        with db.transaction():
+            vm.name_label = "a"
+        assert woken == []
+        vm.name_label = "b"
+        assert woken == [db.generation]
+
+
+def test_two_threads_that_decode_a_row_do_not_lose_a_write(tmp_path, monkeypatch):
+    first = Database(Journal(tmp_path / "db"))
+    ref = first.create(VM, name_label="a").ref
+    first.journal.close()
+    db = Database(Journal(tmp_path / "db"))
+    db.load()
+    vm = db.get(VM, ref)
+    decoding, written = threading.Event(), threading.Event()
+    decode = record.decode
+
+    def slow(body):
+        if threading.current_thread() is reader:
+            decoding.set()
+            written.wait(0.3)
+        return decode(body)
+
+    monkeypatch.setattr(record, "decode", slow)
+    reader = threading.Thread(target=lambda: vm.name_description)
+    reader.start()
+    assert decoding.wait(5)
+    vm.name_label = "b"
+    written.set()
+    reader.join()
+    assert vm.name_label == "b"
+    db.journal.close()
