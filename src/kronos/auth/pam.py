@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-import pam
-
 from kronos.datamodel.errors import Failure
 from kronos.system.logs import hidden
 
@@ -87,12 +85,19 @@ def _printable(untrusted_text: str) -> str:
     return shown.encode("utf-8", "ignore").decode()
 
 
+def _new_authenticator() -> _Authenticator:
+    import pam  # when somebody logs in: loading it runs ldconfig twice, and takes memory
+
+    made: _Authenticator = pam.PamAuthenticator()
+    return made
+
+
 @contextmanager
 def _authenticator() -> Iterator[_Authenticator]:
     kept = _idle.get()
     try:
         if kept is None:
-            kept = pam.PamAuthenticator()
+            kept = _new_authenticator()
         yield kept
     finally:
         _idle.put(kept)

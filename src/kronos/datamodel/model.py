@@ -118,6 +118,7 @@ def _read(name: str) -> Any:
     return json.loads(resources.files("kronos.datamodel").joinpath(f"facts/{name}.json").read_bytes())
 
 
+@cache
 def roles_from(threshold: str, order: tuple[str, ...]) -> frozenset[str]:
     """Every role that a threshold admits; the empty threshold admits only root and the pool itself."""
     if not threshold:

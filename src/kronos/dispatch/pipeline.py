@@ -63,20 +63,32 @@ class Pipeline:
         self.changes = Changes(db, loop)
         self.workers = ThreadPoolExecutor(WORKERS, "call")
         self.task_workers = ThreadPoolExecutor(TASKS, "task")
-        self.routes: dict[str, Route] = {}
-        for message in model().messages.values():
-            self._add_routes(message)
+        self._routes: dict[str, Route] = {}
 
-    def _add_routes(self, message: Message) -> None:
+    def route(self, name: str) -> Route | None:
+        """How a method is served, None for one that is not known.
+
+        It is found out when the method is first called: of the thousands that there are, most never will be.
+        """
+        found = self._routes.get(name)
+        if found is None:
+            found = self._find_route(name)
+            if found is not None:
+                self._routes[name] = found
+        return found
+
+    def _find_route(self, name: str) -> Route | None:
+        prefix, _, rest = name.partition(".")
+        asynchronous = prefix in ("Async", "InternalAsync")
+        plain = rest if asynchronous else name
+        messages = model().messages
+        # VM_start is VM.start, for classes without an underscore in their own name.
+        message = messages.get(plain) or messages.get(plain.replace("_", ".", 1))
+        if message is None:
+            return None
         handler = HANDLERS.get(message.full_name)
         function = None if handler is not None or message.state == "removed" else implied(self.db, message)
-        names = [message.full_name]
-        if "_" not in message.cls:
-            names.append(f"{message.cls}_{message.name}")
-        for name in names:
-            self.routes[name] = Route(message, function, handler, False)
-            for prefix in ("Async.", "InternalAsync."):
-                self.routes[prefix + name] = Route(message, function, handler, True)
+        return Route(message, function, handler, asynchronous)
 
     # --- the road --------------------------------------------------------------------------------------------
 
@@ -85,7 +97,7 @@ class Pipeline:
 
         Raises Failure (XenAPI's errors) and Fault, here or when awaited.
         """
-        route = self.routes.get(name)
+        route = self.route(name)
         if route is None:
             return self._system_call(name, args)
         message = route.message
@@ -209,7 +221,7 @@ class Pipeline:
         task: Task | None = None,
     ) -> Any:
         """The road for callers on worker threads: same checks, no task of its own unless `Async.` is asked for."""
-        route = self.routes.get(name)
+        route = self.route(name)
         if route is None:
             raise Failure("MESSAGE_METHOD_UNKNOWN", name)
         message = route.message

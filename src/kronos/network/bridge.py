@@ -12,15 +12,13 @@ from socket import AF_INET
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from kronos.datamodel.errors import Failure
 from kronos.network import firewall, interfaces, names
 from kronos.network.base import Bridge, Lease, LinkState, NetworkDriver, PhysicalInterface, VifPort, Watch
 from kronos.network.dnsmasq import AddressService
 from kronos.network.dumps import whole
 from kronos.network.mac import random_mac
+from kronos.network.netlink import IPRoute, NetlinkError
 from kronos.network.subnet import Subnet
 from kronos.network.watch import NetlinkWatch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
+from kronos.network.netlink import NetlinkDumpInterrupted
 
 _ATTEMPTS = 100
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any
 
-from pyroute2 import IPRoute
-
 from kronos.network.base import PhysicalInterface
 from kronos.network.dumps import whole
+from kronos.network.netlink import IPRoute
 
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _PCI_IDS = (Path("/usr/share/misc/pci.ids"), Path("/usr/share/hwdata/pci.ids"))

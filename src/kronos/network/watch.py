@@ -10,11 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink import rtnl
-
 from kronos.network.base import LinkState, Watch
 from kronos.network.dumps import whole
+from kronos.network.netlink import IPRoute, rtnl
 
 _log = logging.getLogger(__name__)
 

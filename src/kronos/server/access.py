@@ -1,4 +1,4 @@
-"""Access: who stands at a door other than RPC — a console, the command line, a transfer — and what they may do there."""
+"""Access: who stands at a door other than RPC (a console, the command line, a transfer), and what they may do there."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SessionAPI:
                     assert progress is not None
                     progress(row.progress)
 
-        route = self._pipeline.routes.get(method)
+        route = self._pipeline.route(method)
         name = f"Async.{method}" if route is not None and route.message.asynchronous else method
         if progress is None:
             return self._pipeline.perform(self._origin, self._session, name, args)

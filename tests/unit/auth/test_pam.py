@@ -49,7 +49,7 @@ class FakePam:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakePam]]:
     FakePam.made, FakePam.inside, FakePam.together = 0, 0, 0
     FakePam.calls, FakePam.gate = [], None
-    monkeypatch.setattr(pam.pam, "PamAuthenticator", FakePam)
+    monkeypatch.setattr(pam, "_new_authenticator", FakePam)
     kept = [pam._idle.get() for _ in range(pam._AT_ONCE)]
     for _ in kept:
         pam._idle.put(None)
