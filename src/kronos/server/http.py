@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -70,7 +70,6 @@ class Server:
         loop = asyncio.get_running_loop()
         shared = Shared(self.doors, self.limits, Gate(self.limits, self._evict), loop, self._https_port)
         self._shared = shared
-        self._tick()
         opened: list[tuple[TcpListener | UnixListener, socket.socket]] = []
         try:
             for listener in listeners:
@@ -91,18 +90,24 @@ class Server:
     async def _serve(self, shared: Shared, listener: TcpListener | UnixListener, sock: socket.socket) -> None:
         loop = shared.loop
         if isinstance(listener, UnixListener):
-            server = await loop.create_unix_server(lambda: Connection(shared, local=True), sock=sock)
+            server = await loop.create_unix_server(
+                lambda: self._new(lambda: Connection(shared, local=True)), sock=sock
+            )
             self._servers.append(server)
             return
         host, port = sock.getsockname()[:2]
         self.addresses.append((host, port))
         context = listener.tls
         if context is None:
-            server = await loop.create_server(lambda: Connection(shared, local=False), sock=sock)
+            server = await loop.create_server(
+                lambda: self._new(lambda: Connection(shared, local=False)), sock=sock
+            )
         else:
             if shared.https_port is None:
                 shared.https_port = port
-            server = await loop.create_server(lambda: TlsConnection(shared, context), sock=sock)
+            server = await loop.create_server(
+                lambda: self._new(lambda: TlsConnection(shared, context)), sock=sock
+            )
         self._servers.append(server)
 
     def _open_unix(self, listener: UnixListener) -> socket.socket:
@@ -155,12 +160,21 @@ class Server:
         """Connections that are open, those of doors that took over included."""
         return 0 if self._shared is None else self._shared.gate.count
 
-    def _tick(self) -> None:
+    def _new(self, make: Callable[[], Connection]) -> Connection:
+        """A connection, and the clock, which runs as long as there are any: a host that nobody asks sleeps."""
+        if self._timer is None:
+            self._tick(first=True)
+        return make()
+
+    def _tick(self, *, first: bool = False) -> None:
         """Once a second: the clock that connections read, and a look at each for a client that takes too long."""
         shared = self._shared
         assert shared is not None
         shared.now = shared.loop.time()
         shared.date = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
+        if not first and not shared.connections:
+            self._timer = None
+            return
         self._timer = shared.loop.call_later(_TICK, self._tick)
         waiting = [(connection.check(), connection) for connection in list(shared.connections)]
         excess = sum(size for size, _ in waiting) - self.limits.unsent
