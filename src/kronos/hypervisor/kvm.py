@@ -116,8 +116,12 @@ class KVMRenderer(Renderer):
             for number in range(1, busy + SPARE_SLOTS + 1):
                 add(devices, "controller", type="pci", index=number, model="pcie-root-port")
         if platform.agent:
-            # Without a path libvirt makes one of its own, and nobody else talks to the agent.
-            add(SubElement(devices, "channel", type="unix"), "target", type="virtio", name=AGENT)
+            channel = SubElement(devices, "channel", type="unix")
+            # Without a path libvirt makes one of its own, and nobody else talks to the agent. A user's own libvirt
+            # makes it 89 characters below the home, too long for a socket where that has more than 18.
+            if os.geteuid() != 0:
+                add(channel, "source", mode="bind", path=self.places.agent(domain.uuid))
+            add(channel, "target", type="virtio", name=AGENT)
         if platform.usb:
             add(devices, "controller", type="usb", model="qemu-xhci", ports=15)
             if platform.usb_tablet and platform.vga != "none":

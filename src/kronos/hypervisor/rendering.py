@@ -44,6 +44,9 @@ class Places:
     def serial_log(self, uuid: str) -> Path:
         return self.of(uuid) / "serial.log"
 
+    def agent(self, uuid: str) -> Path:
+        return self.of(uuid) / "agent"
+
 
 def printable(text: str) -> str:
     """Text as an XML document can hold it, on one line."""

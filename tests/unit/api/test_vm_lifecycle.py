@@ -11,29 +11,13 @@ import pytest
 from kronos.background.follow import Follow
 from kronos.background.reconcile import reconcile
 from kronos.datamodel.errors import Failure
-from kronos.db.records import VBD, VDI, VIF, VM, Console, Host_metrics, Pool, Task, VM_metrics
+from kronos.db.records import VBD, VDI, VIF, VM, Console, Task, VM_metrics
 from kronos.hypervisor.base import State
 from kronos.network.base import LockingMode, VifPort
 from kronos.network.names import port_name
+from kronos.system.commands import CommandFailed
 
 GIB = 1 << 30
-
-
-@pytest.fixture
-def host(xapi):
-    """A host that takes VMs, with an SR, and whose hypervisor is followed."""
-    xapi.db.write(
-        xapi.host, {"enabled": True, "address": "192.0.2.1", "software_version": {"hypervisor": "QEMU"}}
-    )
-    xapi.host.capabilities = ("hvm-3.0-x86_64",)
-    metrics = xapi.db.get(Host_metrics, xapi.host.metrics)
-    xapi.db.write(metrics, {"memory_total": 8 * GIB, "memory_free": 8 * GIB})
-    xapi.storage = xapi.sr("file")
-    xapi.db.all(Pool)[0].default_SR = xapi.storage.ref
-    xapi.follow = Follow(xapi.db, xapi.machine)
-    xapi.follow.start()
-    yield xapi
-    xapi.follow.close()
 
 
 def halted_vm(host, *, disk: bool = True, **fields: object) -> VM:
@@ -328,6 +312,17 @@ def test_memory_and_port_rules_of_a_start_that_was_cut_short_are_free_again(host
     reconcile(host.db, host.machine)
     assert vm.scheduled_to_be_resident_on == "OpaqueRef:NULL"
     assert host.network.secured() == {others}  # of a VM that another daemon runs here
+
+
+def test_a_daemon_that_may_not_look_at_port_rules_still_finds_its_vms(host, monkeypatch):
+    def refuse():
+        raise CommandFailed(["nft"], 1, "Operation not permitted (you must be root)")
+
+    vm = halted_vm(host)
+    host.run(vm)
+    monkeypatch.setattr(host.network, "secured", refuse)
+    reconcile(host.db, host.machine)
+    assert vm.power_state == "Running"
 
 
 def test_two_starts_of_one_vm_do_not_both_run(host):

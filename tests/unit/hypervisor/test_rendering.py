@@ -56,6 +56,18 @@ def test_the_uuid_is_the_name_and_the_name_a_title() -> None:
     assert (root.findtext("name"), root.findtext("uuid"), root.findtext("title")) == (UUID, UUID, "plain")
 
 
+@pytest.mark.parametrize(("user", "path"), [(0, None), (1000, f"/run/vm/{UUID}/agent")])
+def test_a_users_own_libvirt_is_told_a_short_path_to_the_agent(
+    monkeypatch: pytest.MonkeyPatch, user: int, path: str | None
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    channel = one(rendered(PLAIN), "devices/channel")
+    source = channel.find("source")
+
+    assert one(channel, "target").get("name") == "org.qemu.guest_agent.0"
+    assert (None if source is None else source.get("path")) == path
+
+
 @given(st.text(max_size=40))
 def test_any_name_makes_a_document_on_which_title_is_one_line(name: str) -> None:
     title = rendered(replace(PLAIN, name=name)).findtext("title")
