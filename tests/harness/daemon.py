@@ -88,11 +88,11 @@ class Daemon:
         self.process.wait(10)
         self.process = None
 
-    def stop(self) -> int:
+    def stop(self, timeout: float = 30) -> int:
         """Ask it to end, as a service manager does; its exit status. Guests run on."""
         assert self.process is not None
         self.process.terminate()
-        status = self.process.wait(30)
+        status = self.process.wait(timeout)
         self.process = None
         return status
 
