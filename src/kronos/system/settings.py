@@ -16,7 +16,8 @@ class SettingsWrong(Exception):
 class Settings:
     """Every setting with its default, which suits a system-wide installation.
 
-    A developer's daemon beside it needs `state`, `socket` and other ports alone. A port of 0 closes that door.
+    A second daemon on a host needs `state`, `socket`, `storage`, `run`, `internal_bridge` and ports of its own. A port
+    of 0 closes that door.
     """
 
     state: Path = Path("/var/lib/xcp")
