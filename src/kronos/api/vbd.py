@@ -67,6 +67,8 @@ def destroy(call: Call, self: str) -> None:
     with call.db.transaction():
         if vbd.currently_attached and call.db.get(VM, vbd.VM).power_state != "Suspended":
             raise Failure("OPERATION_NOT_ALLOWED", f"VBD '{vbd.uuid}' still attached to '{vbd.VM}'")
+        for task, operation in vbd.current_operations.items():
+            raise Failure("OTHER_OPERATION_IN_PROGRESS", "VBD", vbd.ref, operation, task)
         metrics = call.db.find(VBD_metrics, vbd.metrics)
         if metrics is not None:
             call.db.delete(metrics)

@@ -15,6 +15,7 @@ from kronos.db.database import Database
 from kronos.db.records import VBD, VIF, VM
 from kronos.dispatch.machine import Machine
 from kronos.hypervisor.base import Event, EventKind
+from kronos.rules.devices import disk_number
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +75,11 @@ class Follow:
 
     def _device_removed(self, vm: VM, kind: str, number: int) -> None:
         """A device is gone from the guest: an unplug that took its time, or one that somebody else asked for."""
-        row: VBD | VIF
+        found: list[VBD | VIF]
         if kind == "disk":
-            found = [
-                row for row in (self.db.get(VBD, ref) for ref in vm.VBDs) if row.userdevice == str(number)
-            ]
+            vbds = [self.db.get(VBD, ref) for ref in vm.VBDs]
+            found = [vbd for vbd in vbds if disk_number(vbd.userdevice) == number]
         else:
-            found = [row for row in (self.db.get(VIF, ref) for ref in vm.VIFs) if row.device == str(number)]  # type: ignore[misc]
-        for row in found:
-            if row.currently_attached and not row.current_operations:
-                row.currently_attached = False
+            found = [vif for vif in (self.db.get(VIF, ref) for ref in vm.VIFs) if vif.device == str(number)]
+        for device in found:
+            state.device_gone(self.db, self.machine, vm, device)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.record import Record
 from kronos.dispatch.task import Task
@@ -30,22 +31,26 @@ class Holds:
 
         Waits while another operation is in the way. Raises what `operations.refusal` says, or TASK_CANCELLED.
         """
-        self._enter(row, operation, task)
+        with self.hold_all((row,), operation, task):
+            yield
+
+    @contextmanager
+    def hold_all(self, rows: Sequence[Record], operation: str, task: Task) -> Iterator[None]:
+        """The same for several rows, which are entered together or not at all."""
+        self._enter(rows, operation, task)
         try:
             yield
         finally:
-            self.release(row, task)
+            self._release(rows, task)
 
-    def _enter(self, row: Record, operation: str, task: Task) -> None:
+    def _enter(self, rows: Sequence[Record], operation: str, task: Task) -> None:
         deadline = time.monotonic() + self.patience
         task.on_cancel(self._wake)
         with self._released:
             while True:
-                with self.db.transaction():
-                    refusal = operations.refusal(self.db, row, operation)
-                    if refusal is None:
-                        self._write(row, row.current_operations | {task.ref: operation})
-                        return
+                refusal = self._tried(rows, operation, task)
+                if refusal is None:
+                    return
                 left = deadline - time.monotonic()
                 if refusal.code != "OTHER_OPERATION_IN_PROGRESS" or left <= 0:
                     raise refusal
@@ -53,10 +58,23 @@ class Holds:
                 task.check()
                 self._released.wait(left)
 
-    def release(self, row: Record, task: Task) -> None:
-        """Take the task's operation off the object, if the object is still there."""
+    def _tried(self, rows: Sequence[Record], operation: str, task: Task) -> Failure | None:
+        """Enter the operation on every row, or say what is in the way and leave all as they were."""
+        try:
+            with self.db.transaction():
+                for row in rows:
+                    refusal = operations.refusal(self.db, row, operation)
+                    if refusal is not None:
+                        raise refusal
+                    self._write(row, row.current_operations | {task.ref: operation})
+        except Failure as refusal:
+            return refusal
+        return None
+
+    def _release(self, rows: Sequence[Record], task: Task) -> None:
+        """Take the task's operation off the rows; to those that are gone nothing happens."""
         with self.db.transaction():
-            if row.ref in self.db.rows:
+            for row in rows:
                 self._write(row, {ref: op for ref, op in row.current_operations.items() if ref != task.ref})
         self._wake()
 

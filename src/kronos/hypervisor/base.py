@@ -286,6 +286,10 @@ class Hypervisor(ABC):
     def statuses(self) -> list[Status]:
         """Every VM that is running or paused here: the truth after a restart."""
 
+    def runs(self, uuid: str) -> bool:
+        """Is this VM running or paused here now?"""
+        return any(status.uuid == uuid for status in self.statuses())
+
     @abstractmethod
     def plug_disk(self, uuid: str, disk: Disk) -> None:
         """Add a disk to a live VM. Raises DEVICE_ALREADY_ATTACHED."""

@@ -141,6 +141,14 @@ class LibvirtHypervisor(Hypervisor):
         except libvirt.libvirtError as error:
             raise Failure("INTERNAL_ERROR", f"libvirt: {error}") from error
 
+    def runs(self, uuid: str) -> bool:
+        try:
+            return bool(self._lookup(uuid).isActive())
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return False
+            raise failure_of(error, uuid) from error
+
     # Devices
 
     def plug_disk(self, uuid: str, disk: Disk) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kronos.api import catalogue
+from kronos.background.follow import Follow
 from kronos.background.inventory import storage as storage_inventory
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
@@ -133,3 +134,20 @@ def xapi(tmp_path):
     made = Xapi(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def host(xapi):
+    """A host that takes VMs, with an SR, and whose hypervisor is followed."""
+    xapi.db.write(
+        xapi.host, {"enabled": True, "address": "192.0.2.1", "software_version": {"hypervisor": "QEMU"}}
+    )
+    xapi.host.capabilities = ("hvm-3.0-x86_64",)
+    metrics = xapi.db.get(Host_metrics, xapi.host.metrics)
+    xapi.db.write(metrics, {"memory_total": 8 * GIB, "memory_free": 8 * GIB})
+    xapi.storage = xapi.sr("file")
+    xapi.db.all(Pool)[0].default_SR = xapi.storage.ref
+    xapi.follow = Follow(xapi.db, xapi.machine)
+    xapi.follow.start()
+    yield xapi
+    xapi.follow.close()

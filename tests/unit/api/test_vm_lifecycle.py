@@ -6,8 +6,6 @@ import threading
 import time
 import uuid as uuids
 
-import pytest
-
 from kronos.background.follow import Follow
 from kronos.background.reconcile import reconcile
 from kronos.datamodel.errors import Failure

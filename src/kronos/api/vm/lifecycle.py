@@ -5,6 +5,7 @@ Each step that takes something pushes its undoing on an ExitStack; the record ch
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,16 +13,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kronos.api.vm import state
-from kronos.api.vm.backing import attach, attach_disks, bring_up_networks, driver_of, secure_ports
+from kronos.api.vm.backing import attach, attach_disks, bring_up_networks, secure_ports
 from kronos.api.vm.naming import named_by_reference
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
-from kronos.db.records import SR, VDI, VM, Host, Pool
+from kronos.db.records import SR, VBD, VDI, VM, Host, Pool
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
 from kronos.hypervisor.base import Domain
 from kronos.rules import domain as domains
 from kronos.rules import placement
+
+log = logging.getLogger(__name__)
 
 CLEAN_SHUTDOWN_PATIENCE = 20 * 60.0
 """Seconds that a guest may take to shut itself down before the call fails; the guest is left as it is."""
@@ -41,36 +44,50 @@ def start(call: Call, vm: str, start_paused: bool, force: bool) -> None:
     Raises NO_HOSTS_AVAILABLE, HOST_NOT_ENOUGH_FREE_MEMORY, VM_REQUIRES_SR, VM_REQUIRES_NETWORK.
     """
     row = _vm(call, vm)
-    placement.choose(call.db, row)
-    boot(call, row, paused=start_paused)
+    boot(call, row, lambda: placement.choose(call.db, row), paused=start_paused)
 
 
 @message("VM.start_on", holds="start_on")
 def start_on(call: Call, vm: str, host: str, start_paused: bool, force: bool) -> None:
     """Boot a halted VM on one host. Raises what keeps it from running there."""
-    row = _vm(call, vm)
-    placement.assert_can_boot_here(call.db, row, call.db.get(Host, host))
-    boot(call, row, paused=start_paused)
+    row, there = _vm(call, vm), call.db.get(Host, host)
+    boot(call, row, lambda: placement.assert_can_boot_here(call.db, row, there), paused=start_paused)
 
 
-def boot(call: Call, vm: VM, *, paused: bool) -> None:
-    """Attach what a VM needs and let it run here; on a failure everything is let go again."""
-    state.starting(vm)
-    with named_by_reference(vm), ExitStack() as undo:
-        reserve(call, vm, undo)
+def boot(call: Call, vm: VM, place: Callable[[], object] = bool, *, paused: bool) -> None:
+    """Attach what a VM needs and let it run here, if `place` finds room; on a failure everything is let go again."""
+    db = call.db
+    disks = [vbd for vbd in (db.get(VBD, ref) for ref in vm.VBDs) if not vbd.empty]
+    with (
+        named_by_reference(vm),
+        call.pipeline.holds.hold_all(disks, "attach", call.task),
+        ExitStack() as undo,
+    ):
+        reserve(call, vm, place, undo)
+        devices = (*vm.VBDs, *vm.VIFs)
         described = describe(call, vm, undo)
         call.task.progress(0.5)
         domid = call.machine.hypervisor.start(described, paused=paused)
         undo.pop_all()
-    state.started(call.db, call.machine, vm, domid, paused=paused)
+        state.started(db, call.machine, vm, domid, paused=paused, devices=devices)
     if vm.start_delay:
-        time.sleep(vm.start_delay)
+        linger(call, vm.start_delay)
 
 
-def reserve(call: Call, vm: VM, undo: ExitStack) -> None:
-    """Count the VM's memory as taken while it is on its way here: two starts must not be promised the same."""
-    vm.scheduled_to_be_resident_on = call.machine.host_ref
+def reserve(call: Call, vm: VM, place: Callable[[], object], undo: ExitStack) -> None:
+    """Count the VM's memory as taken while it is on its way here, in one step with finding that there is room for it:
+    two starts must not be promised the same."""
+    with call.db.transaction():
+        place()
+        vm.scheduled_to_be_resident_on = call.machine.host_ref
     undo.callback(setattr, vm, "scheduled_to_be_resident_on", NULL)
+
+
+def linger(call: Call, seconds: int) -> None:
+    """Wait after a start as the VM's record asks for; a cancellation ends that, and what was started stays."""
+    woken = threading.Event()
+    call.task.on_cancel(woken.set)
+    woken.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
 def describe(call: Call, vm: VM, undo: ExitStack) -> Domain:
@@ -136,9 +153,7 @@ def suspend(call: Call, vm: str) -> None:
         call.task.progress(0.1)
         call.machine.hypervisor.suspend(row.uuid, attachment.path)
         undo.pop_all()
-    driver_of(call, vdi).volume_detach(vdi.uuid)
-    row.suspend_VDI = ref
-    state.suspended(call.db, call.machine, row)
+    state.suspended(call.db, call.machine, row, vdi)
 
 
 def suspend_sr(call: Call, vm: VM) -> SR:
@@ -155,35 +170,45 @@ def suspend_sr(call: Call, vm: VM) -> SR:
 def resume(call: Call, vm: str, start_paused: bool, force: bool) -> None:
     """Bring a suspended VM back on the host that placement picks."""
     row = _vm(call, vm)
-    placement.choose(call.db, row)
-    wake(call, row, paused=start_paused)
+    wake(call, row, lambda: placement.choose(call.db, row), paused=start_paused)
 
 
 @message("VM.resume_on", holds="resume_on")
 def resume_on(call: Call, vm: str, host: str, start_paused: bool, force: bool) -> None:
     """Bring a suspended VM back on one host."""
-    row = _vm(call, vm)
-    placement.assert_can_boot_here(call.db, row, call.db.get(Host, host))
-    wake(call, row, paused=start_paused)
+    row, there = _vm(call, vm), call.db.get(Host, host)
+    wake(call, row, lambda: placement.assert_can_boot_here(call.db, row, there), paused=start_paused)
 
 
-def wake(call: Call, vm: VM, *, paused: bool) -> None:
-    """Restore a VM's memory from its suspend VDI, and destroy that."""
-    state.starting(vm)
-    image = call.db.find(VDI, vm.suspend_VDI)
+def wake(call: Call, vm: VM, place: Callable[[], object], *, paused: bool) -> None:
+    """Restore a VM's memory from its suspend VDI, if `place` finds room, and destroy that."""
+    db = call.db
+    image = db.find(VDI, vm.suspend_VDI)
     if image is None:
         raise Failure("VM_HAS_NO_SUSPEND_VDI", vm.ref)
-    with named_by_reference(vm), ExitStack() as undo:
-        reserve(call, vm, undo)
+    disks = [vbd for vbd in (db.get(VBD, ref) for ref in vm.VBDs) if not vbd.empty]
+    with (
+        named_by_reference(vm),
+        call.pipeline.holds.hold_all(disks, "attach", call.task),
+        ExitStack() as undo,
+    ):
+        reserve(call, vm, place, undo)
         described = describe(call, vm, undo)
         with ExitStack() as image_open:
             attachment = attach(call, image, writable=False, undo=image_open)
             call.task.progress(0.3)
             domid = call.machine.hypervisor.resume(described, attachment.path, paused=paused)
         undo.pop_all()
-    state.started(call.db, call.machine, vm, domid, paused=paused, devices=False)
-    vm.suspend_VDI = NULL
-    call.invoke("VDI.destroy", image.ref)
+        state.started(db, call.machine, vm, domid, paused=paused)
+    drop(call, image)
+
+
+def drop(call: Call, image: VDI) -> None:
+    """Destroy saved memory that no VM needs any more. Where that fails the VDI stays, for its owner to remove."""
+    try:
+        call.invoke("VDI.destroy", image.ref)
+    except Failure as failure:
+        log.warning("Suspend image %s: %s", image.uuid, failure)
 
 
 # --- ending ----------------------------------------------------------------------------------------------------------
@@ -244,7 +269,7 @@ def drop_suspend_image(call: Call, vm: VM) -> None:
     image = call.db.find(VDI, vm.suspend_VDI)
     vm.suspend_VDI = NULL
     if image is not None:
-        call.invoke("VDI.destroy", image.ref)
+        drop(call, image)
 
 
 @message("VM.clean_reboot", holds="clean_reboot")

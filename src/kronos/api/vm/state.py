@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
+from collections.abc import Iterable
 from typing import Any
 
 from kronos.api.vm import guest
@@ -24,6 +24,7 @@ from kronos.db.records import (
 )
 from kronos.db.records import Host as HostRow
 from kronos.dispatch.machine import Machine
+from kronos.hypervisor.turns import Turns
 from kronos.network.names import port_name
 from kronos.rules.surroundings import domain_type
 from kronos.system import hardware
@@ -31,37 +32,25 @@ from kronos.system import hardware
 log = logging.getLogger(__name__)
 
 INTERNAL = "is_host_internal_management_network"
-STARTING = frozenset({"start", "start_on", "resume", "resume_on", "hard_reboot"})
+LIVE = ("Running", "Paused")
 
-_turn = threading.Lock()
-_early: set[str] = set()
-
-
-def starting(vm: VM) -> None:
-    """A start begins: what was heard of an earlier run of this VM no longer counts."""
-    with _turn:
-        _early.discard(vm.uuid)
+_turns = Turns()
 
 
 def started(
-    db: Database, machine: Machine, vm: VM, domid: int, *, paused: bool, devices: bool = True
+    db: Database, machine: Machine, vm: VM, domid: int, *, paused: bool, devices: Iterable[str] = ()
 ) -> None:
-    """The VM runs here. If it ended before this could be written, it is Halted again at once."""
+    """The VM runs here, with these VBDs and VIFs. If it ended before this could be written, it is Halted again."""
     host = db.get(HostRow, machine.host_ref)
-    with _turn:
-        with db.transaction():
-            _write_started(db, machine, vm, domid, paused=paused)
-            if devices:
-                for vbd in (db.get(VBD, ref) for ref in vm.VBDs):
-                    vbd.currently_attached = True
-                for vif in (db.get(VIF, ref) for ref in vm.VIFs):
-                    vif.currently_attached = True
-            _consoles(
-                db, vm, host.address if machine.https_port == 443 else f"{host.address}:{machine.https_port}"
-            )
-        ended_early = vm.uuid in _early
-        _early.discard(vm.uuid)
-    if ended_early:
+    with _turns.of(vm.uuid), db.transaction():
+        _write_started(db, machine, vm, domid, paused=paused)
+        for row in (db.rows.get(ref) for ref in devices):
+            if isinstance(row, VBD | VIF):
+                row.currently_attached = True
+        _consoles(
+            db, vm, host.address if machine.https_port == 443 else f"{host.address}:{machine.https_port}"
+        )
+    if not _runs(machine, vm, otherwise=True):
         halted(db, machine, vm)
     refresh_memory(db, machine)
 
@@ -71,6 +60,7 @@ def _write_started(db: Database, machine: Machine, vm: VM, domid: int, *, paused
         "power_state": "Paused" if paused else "Running",
         "resident_on": machine.host_ref,
         "scheduled_to_be_resident_on": NULL,
+        "suspend_VDI": NULL,
         "domid": domid,
         "memory_target": vm.memory_dynamic_max,
         "last_boot_CPU_flags": {},
@@ -116,39 +106,65 @@ def _consoles(db: Database, vm: VM, authority: str) -> None:
 
 
 def heard_halted(db: Database, machine: Machine, vm: VM) -> None:
-    """The hypervisor says that the VM is gone. While it is being started, the starter is told instead."""
-    with _turn:
-        if STARTING & set(vm.current_operations.values()):
-            _early.add(vm.uuid)
-            return
-    halted(db, machine, vm)
+    """Somebody says that the VM is gone. It may be of an earlier run that they speak: what runs now is what counts."""
+    if vm.power_state in LIVE and not _runs(machine, vm, otherwise=False):
+        halted(db, machine, vm)
+
+
+def _runs(machine: Machine, vm: VM, *, otherwise: bool) -> bool:
+    """Does the VM run? `otherwise` is what to go by where the hypervisor cannot be asked."""
+    try:
+        return machine.hypervisor.runs(vm.uuid)
+    except Failure as failure:
+        log.warning("Whether VM %s runs: %s", vm.uuid, failure)
+        return otherwise
 
 
 def halted(db: Database, machine: Machine, vm: VM) -> None:
-    """The VM is gone: its records say so, and what it used is free. Harmless when it was Halted before."""
-    with db.transaction():
-        if vm.power_state == "Halted" or vm.is_a_template or vm.is_a_snapshot:
+    """The VM is gone: what it used is let go, and then its records say so. Harmless when it was Halted before.
+
+    In this order, as the next start may come as soon as the records say Halted, and takes the same disks and ports.
+    """
+    with _turns.of(vm.uuid):
+        if vm.ref not in db.rows or vm.power_state == "Halted" or vm.is_a_template or vm.is_a_snapshot:
             return
-        disks = _attached_disks(db, vm)
-        for vbd in (db.get(VBD, ref) for ref in vm.VBDs):
-            db.write(vbd, {"currently_attached": False, "current_operations": {}})
-        taps = interfaces_of(db, vm)
-        for vif in (db.get(VIF, ref) for ref in vm.VIFs):
-            db.write(vif, {"currently_attached": False, "current_operations": {}})
-        _forget_run(db, vm, "Halted")
-    release(machine, disks, taps)
+        with db.transaction():
+            disks, taps = _attached_disks(db, vm), interfaces_of(db, vm)
+        release(machine, disks, taps)
+        with db.transaction():
+            for vbd in (db.get(VBD, ref) for ref in vm.VBDs):
+                db.write(vbd, {"currently_attached": False, "current_operations": {}})
+            for vif in (db.get(VIF, ref) for ref in vm.VIFs):
+                db.write(vif, {"currently_attached": False, "current_operations": {}})
+            _forget_run(db, vm, "Halted")
     take_down(db, machine, vm)
     refresh_memory(db, machine)
 
 
-def suspended(db: Database, machine: Machine, vm: VM) -> None:
+def suspended(db: Database, machine: Machine, vm: VM, image: VDI) -> None:
     """The VM's memory is in its suspend VDI. Its devices stay attached in name, as XenAPI has it."""
     with db.transaction():
         disks, taps = _attached_disks(db, vm), interfaces_of(db, vm)
         _forget_run(db, vm, "Suspended")
-    release(machine, disks, taps)
+        vm.suspend_VDI = image.ref
+    release(machine, [*disks, (db.get(SR, image.SR).uuid, image.uuid)], taps)
     take_down(db, machine, vm)
     refresh_memory(db, machine)
+
+
+def device_gone(db: Database, machine: Machine, vm: VM, device: VBD | VIF) -> None:
+    """A device is gone from the guest, unless a call has it in hand that will say so: what was behind it is free."""
+    disks: list[tuple[str, str]] = []
+    taps: list[str] = []
+    with db.transaction():
+        if not device.currently_attached or device.current_operations:
+            return
+        if isinstance(device, VIF):
+            taps = [port_name(vm.uuid, int(device.device))]
+        else:
+            disks = _attached_disks(db, vm, (device.ref,))
+        device.currently_attached = False
+    release(machine, disks, taps)
 
 
 def _forget_run(db: Database, vm: VM, state: str) -> None:
@@ -170,10 +186,10 @@ def _forget_run(db: Database, vm: VM, state: str) -> None:
     db.write(metrics_of(db, vm), {"memory_actual": 0, "VCPUs_number": 0, "last_updated": now()})
 
 
-def _attached_disks(db: Database, vm: VM) -> list[tuple[str, str]]:
-    """SR uuid and VDI uuid of every disk that the VM has open and no other VM has."""
+def _attached_disks(db: Database, vm: VM, vbds: Iterable[str] | None = None) -> list[tuple[str, str]]:
+    """SR uuid and VDI uuid of every disk, or of those of `vbds`, that the VM has open and no other VM has."""
     found = []
-    for vbd in (db.get(VBD, ref) for ref in vm.VBDs):
+    for vbd in (db.get(VBD, ref) for ref in (vm.VBDs if vbds is None else vbds)):
         vdi = db.find(VDI, vbd.VDI)
         if vbd.currently_attached and vdi is not None and not open_elsewhere(db, vdi, vm):
             found.append((db.get(SR, vdi.SR).uuid, vdi.uuid))
@@ -186,7 +202,7 @@ def open_elsewhere(db: Database, vdi: VDI, vm: VM) -> bool:
         other = db.find(VM, vbd.VM)
         if other is None or other is vm or not vbd.currently_attached:
             continue
-        if other.power_state in ("Running", "Paused"):
+        if other.power_state in LIVE:
             return True
     return False
 
@@ -231,8 +247,7 @@ def _needed(db: Database, network: Network) -> bool:
     """Is a VM on this network, or about to be?"""
     vms = [db.find(VM, db.get(VIF, ref).VM) for ref in network.VIFs]
     return any(
-        vm is not None and (vm.power_state in ("Running", "Paused") or vm.scheduled_to_be_resident_on != NULL)
-        for vm in vms
+        vm is not None and (vm.power_state in LIVE or vm.scheduled_to_be_resident_on != NULL) for vm in vms
     )
 
 

@@ -81,7 +81,8 @@ def _disk(db: Database, vbd: VBD, vm: VM, *, strict: bool) -> Iterator[Obstacle]
     if found is not None:
         task, name = found
         yield bar(_TAKES, "OTHER_OPERATION_IN_PROGRESS", "VDI", vdi.ref, name, task)
-    if strict or vbd.currently_attached:
+    # A suspended VM's disks are attached in name only: somebody else may have them by the time it wakes.
+    if strict or vbd.currently_attached and vm.power_state != "Suspended":
         return
     writes = vbd.mode == "RW"
     if not vdi.sharable and not vm.is_control_domain:

@@ -1,0 +1,204 @@
+"""A VM's runs against what happens at the same time: guests that end, late news, disks and memory that others want."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from kronos.api.vm import state
+from kronos.db.records import VBD, VDI, VM, Host_metrics, Task
+from kronos.hypervisor.base import DeviceId, EventKind, Reason
+from kronos.rules import placement
+
+MIB = 1 << 20
+
+
+def halted_vm(host, *disks: VDI, **fields: object) -> VM:
+    memory = {
+        f"memory_{name}": 64 * MIB for name in ("static_min", "static_max", "dynamic_min", "dynamic_max")
+    }
+    vm = host.db.create(
+        VM,
+        name_label="vm",
+        HVM_boot_policy="BIOS order",
+        domain_type="hvm",
+        VCPUs_max=1,
+        VCPUs_at_startup=1,
+        **memory | fields,
+    )
+    for number, vdi in enumerate(disks):
+        host.db.create(VBD, VM=vm.ref, VDI=vdi.ref, userdevice=str(number), mode="RW", type="Disk")
+    return vm
+
+
+def until(condition, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def slow_start(host, monkeypatch) -> tuple[threading.Event, threading.Event]:
+    """Starts wait in the hypervisor: for whether one has come that far, and to let them go on."""
+    arrived, go_on = threading.Event(), threading.Event()
+    start = host.hypervisor.start
+
+    def slow(domain, *, paused=False):
+        arrived.set()
+        assert go_on.wait(10)
+        return start(domain, paused=paused)
+
+    monkeypatch.setattr(host.hypervisor, "start", slow)
+    return arrived, go_on
+
+
+def test_late_news_of_an_earlier_run_do_not_end_the_present_one(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host.hypervisor._announce(vm.uuid, EventKind.HALTED, reason=Reason.DESTROYED)
+    assert not until(lambda: vm.power_state != "Running", 0.2)
+
+
+def test_a_reboot_by_force_is_not_undone_by_the_news_of_the_power_cut(host, monkeypatch):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    arrived, go_on = slow_start(host, monkeypatch)
+    task = host.db.get(Task, host("Async.VM.hard_reboot", vm.ref))
+    assert arrived.wait(5)
+    host.hypervisor._announce(vm.uuid, EventKind.HALTED, reason=Reason.DESTROYED)
+    host.hypervisor.settle()
+    go_on.set()
+    assert until(lambda: task.status == "success")
+    assert vm.power_state == "Running"
+
+
+def test_a_guest_that_ends_before_its_start_call_does_is_halted(host):
+    vm = halted_vm(host, start_delay=30)
+    task = host("Async.VM.start", vm.ref, False, False)
+    assert until(lambda: vm.power_state == "Running")
+    host.hypervisor.power_off(vm.uuid)
+    assert until(lambda: vm.power_state == "Halted", 2)
+    host("task.cancel", task)
+
+
+def test_a_wait_after_the_start_has_any_length_and_ends_when_it_is_cancelled(host):
+    vm = halted_vm(host, start_delay=2**62)
+    task = host.db.get(Task, host("Async.VM.start", vm.ref, False, False))
+    assert until(lambda: vm.power_state == "Running")
+    assert not until(lambda: task.status != "pending", 0.1)
+    host("task.cancel", task.ref)
+    assert until(lambda: task.status == "success")
+    assert vm.power_state == "Running"
+
+
+def test_a_crash_that_the_guest_restarts_from_does_not_halt_the_vm(host):
+    vm = halted_vm(host, actions_after_crash="restart")
+    host("VM.start", vm.ref, False, False)
+    host.hypervisor.crash(vm.uuid)
+    assert not until(lambda: vm.power_state != "Running", 0.2)
+
+
+def test_what_a_guest_used_is_free_before_its_vm_is_halted(host, monkeypatch):
+    vm = halted_vm(host, host.vdi(host.storage))
+    host("VM.start", vm.ref, False, False)
+    seen = []
+    monkeypatch.setattr(host.driver(host.storage), "volume_detach", lambda uuid: seen.append(vm.power_state))
+    monkeypatch.setattr(host.network, "unsecure", lambda *ports: seen.append(vm.power_state))
+    host.hypervisor.power_off(vm.uuid)
+    assert until(lambda: vm.power_state == "Halted")
+    assert seen == ["Running", "Running"]
+
+
+def test_a_resume_that_failed_leaves_the_saved_memory(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host("VM.suspend", vm.ref)
+    # libvirt makes the domain, fails to fill it, and says that it is gone
+    host.hypervisor._announce(vm.uuid, EventKind.HALTED, reason=Reason.FAILED)
+    assert not until(lambda: vm.power_state != "Suspended", 0.2)
+
+
+def test_a_disk_that_a_running_vm_writes_is_not_given_to_another(host):
+    vdi = host.vdi(host.storage)
+    one, other = halted_vm(host, vdi), halted_vm(host, vdi)
+    host("VM.start", one.ref, False, False)
+    assert host.refused("VM.start", other.ref, False, False) == ["VDI_IN_USE", vdi.ref]
+    assert (other.power_state, other.current_operations) == ("Halted", {})
+
+
+def test_a_disk_whose_vm_is_being_started_is_in_use(host, monkeypatch):
+    vdi = host.vdi(host.storage)
+    one, other = halted_vm(host, vdi), halted_vm(host, vdi)
+    arrived, go_on = slow_start(host, monkeypatch)
+    task = host.db.get(Task, host("Async.VM.start", one.ref, False, False))
+    assert arrived.wait(5)
+    try:
+        assert host.refused("VM.start", other.ref, False, False) == ["VDI_IN_USE", vdi.ref]
+        assert host.refused("VBD.destroy", one.VBDs[0])[:3] == [
+            "OTHER_OPERATION_IN_PROGRESS",
+            "VBD",
+            one.VBDs[0],
+        ]
+        assert "destroy" not in vdi.allowed_operations
+    finally:
+        go_on.set()
+    assert until(lambda: task.status == "success")
+    assert host.db.get(VBD, one.VBDs[0]).current_operations == {}
+
+
+def test_a_disk_that_was_taken_while_its_vm_slept_is_not_shared_when_it_wakes(host):
+    vdi = host.vdi(host.storage)
+    one, other = halted_vm(host, vdi), halted_vm(host, vdi)
+    host("VM.start", one.ref, False, False)
+    host("VM.suspend", one.ref)
+    host("VM.start", other.ref, False, False)
+    assert host.refused("VM.resume", one.ref, False, False) == ["VDI_IN_USE", vdi.ref]
+    assert one.power_state == "Suspended"
+
+
+def test_a_disk_that_came_while_its_vm_was_started_is_not_called_attached(host, monkeypatch):
+    vm = halted_vm(host, host.vdi(host.storage))
+    arrived, go_on = slow_start(host, monkeypatch)
+    task = host.db.get(Task, host("Async.VM.start", vm.ref, False, False))
+    assert arrived.wait(5)
+    late = host.db.create(
+        VBD, VM=vm.ref, VDI=host.vdi(host.storage).ref, userdevice="7", mode="RW", type="Disk"
+    )
+    go_on.set()
+    assert until(lambda: task.status == "success")
+    assert [host.db.get(VBD, ref).currently_attached for ref in vm.VBDs] == [True, False]
+    assert late.currently_attached is False
+
+
+def test_two_starts_are_not_promised_the_same_memory(host, monkeypatch):
+    one, other = halted_vm(host), halted_vm(host)
+    needed = 64 * MIB + int(host("VM.compute_memory_overhead", one.ref))
+    host.db.write(host.db.get(Host_metrics, host.host.metrics), {"memory_total": needed + MIB})
+    monkeypatch.setattr(state, "refresh_memory", lambda db, machine: None)  # this machine has more
+    choose = placement.choose
+
+    def slow(db, vm):
+        found = choose(db, vm)
+        time.sleep(0.2)
+        return found
+
+    monkeypatch.setattr(placement, "choose", slow)
+    tasks = [host.db.get(Task, host("Async.VM.start", vm.ref, False, False)) for vm in (one, other)]
+    assert until(lambda: all(task.status != "pending" for task in tasks))
+    assert sorted(task.status for task in tasks) == ["failure", "success"]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_disk_that_the_guest_let_go_late_is_free(host, monkeypatch, busy):
+    vm = halted_vm(host, host.vdi(host.storage))
+    host("VM.start", vm.ref, False, False)
+    (vbd,) = (host.db.get(VBD, ref) for ref in vm.VBDs)
+    if busy:
+        vbd.current_operations = {"OpaqueRef:task": "unplug"}
+    freed = []
+    monkeypatch.setattr(host.driver(host.storage), "volume_detach", freed.append)
+    host.hypervisor._announce(vm.uuid, EventKind.DEVICE_REMOVED, device=DeviceId("disk", 0))
+    assert until(lambda: not vbd.currently_attached, 0.3) is not busy
+    assert until(lambda: bool(freed), 0.3) is not busy
