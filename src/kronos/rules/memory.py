@@ -9,7 +9,7 @@ from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.records import VM, Host, Host_metrics
 from kronos.rules import promises
-from kronos.rules.surroundings import domain_type, is_domain_zero, is_true
+from kronos.rules.surroundings import domain_type, is_true
 
 MIB = 1 << 20
 PAGE = 4096
@@ -147,7 +147,8 @@ def free(db: Database, host: Host, policy: Policy = dynamic_max, ignoring: str =
 
     def taken(vm: VM) -> int:
         # The record may have been given limits that no start would accept: what counts is that the VM is there.
-        if is_domain_zero(db, vm):
+        # What a sum is made of may depend on nothing that is not in its question, so not on another host's record.
+        if vm.is_control_domain and vm.ref == host.control_domain:
             return 0
         return policy(Limits.of(vm)) + overhead(vm, hypervisor, domain_type(db, vm))
 

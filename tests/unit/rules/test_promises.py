@@ -12,7 +12,7 @@ from kronos.db.database import Database
 from kronos.db.records import VM, Host, Host_metrics, VM_metrics
 from kronos.rules import memory
 from kronos.rules.memory import Limits
-from kronos.rules.surroundings import domain_type, is_domain_zero
+from kronos.rules.surroundings import domain_type
 
 TOTAL = 1 << 45
 which = st.integers(0, 9)
@@ -21,7 +21,9 @@ which = st.integers(0, 9)
 def added_up(db: Database, host: Host, policy: memory.Policy) -> int:
     left = TOTAL
     for vm in db.all(VM):
-        if host.ref in (vm.resident_on, vm.scheduled_to_be_resident_on) and not is_domain_zero(db, vm):
+        if host.ref in (vm.resident_on, vm.scheduled_to_be_resident_on):
+            if vm.is_control_domain and host.control_domain == vm.ref:
+                continue
             kind = domain_type(db, vm)
             left -= policy(Limits.of(vm)) + memory.overhead(vm, memory.hypervisor_of(host), kind)
     return left
