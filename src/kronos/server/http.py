@@ -88,10 +88,10 @@ class Server:
         return _open_tcp(listener)
 
     async def _serve(self, shared: Shared, listener: TcpListener | UnixListener, sock: socket.socket) -> None:
-        loop = shared.loop
+        loop = shared.loop  # it listens once more, and takes its own small backlog unless told
         if isinstance(listener, UnixListener):
             server = await loop.create_unix_server(
-                lambda: self._new(lambda: Connection(shared, local=True)), sock=sock
+                lambda: self._new(lambda: Connection(shared, local=True)), sock=sock, backlog=BACKLOG
             )
             self._servers.append(server)
             return
@@ -100,13 +100,13 @@ class Server:
         context = listener.tls
         if context is None:
             server = await loop.create_server(
-                lambda: self._new(lambda: Connection(shared, local=False)), sock=sock
+                lambda: self._new(lambda: Connection(shared, local=False)), sock=sock, backlog=BACKLOG
             )
         else:
             if shared.https_port is None:
                 shared.https_port = port
             server = await loop.create_server(
-                lambda: self._new(lambda: TlsConnection(shared, context)), sock=sock
+                lambda: self._new(lambda: TlsConnection(shared, context)), sock=sock, backlog=BACKLOG
             )
         self._servers.append(server)
 

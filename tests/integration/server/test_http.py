@@ -412,3 +412,28 @@ def test_every_address_of_the_host_is_served_when_none_is_named(server: Any) -> 
         )
     finally:
         server.run(everywhere.stop(0))
+
+
+def test_many_clients_that_come_at_once_are_let_in(server: Any) -> None:
+    """Only a backlog takes those who connect while the loop is at something else."""
+    held, go_on = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        held.set()
+        go_on.wait(20)
+
+    clients = []
+    holding = threading.Thread(target=server.run, args=(hold(),))
+    holding.start()
+    try:
+        assert held.wait(5)
+        for _ in range(500):
+            client = socket.socket(socket.AF_UNIX)
+            clients.append(client)
+            client.setblocking(False)
+            client.connect(str(server.unix))  # EAGAIN when the backlog is full
+    finally:
+        go_on.set()
+        holding.join(10)
+        for client in clients:
+            client.close()
