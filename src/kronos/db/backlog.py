@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from kronos.db.encoding import encoder
+
 _NOTHING: Mapping[str, Any] = {}
-# NaN and the infinities are written as Python reads them back: a XenAPI float may be one.
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_encode = encoder(ascii_only=True)
 
 
 class Change(NamedTuple):

@@ -37,6 +37,21 @@ class Deletion(NamedTuple):
     born: int
 
 
+class Transaction:
+    """A step of writes, with the block that makes them; one object for all, as the database counts them."""
+
+    __slots__ = ("_db",)
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.begin()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._db.end(failed=kind is not None)
+
+
 class Database:
     """All rows of all classes. Reading takes no lock; writing takes `lock`, for as long as memory takes."""
 
@@ -51,6 +66,7 @@ class Database:
         self.recent: dict[str, Record] = {}  # the last changed last
         self.deletions: deque[Deletion] = deque(maxlen=DELETIONS_KEPT)
         self.forgotten = 0
+        self._transaction = Transaction(self)
         self._depth = 0
         self._began_at = 0
         self._changes: list[Change] = []
@@ -104,27 +120,39 @@ class Database:
 
     # --- writing ---------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Transaction:
         """Writes inside are one step: all of them are journalled together, or undone together by an exception.
 
         Hold it only for work in memory: other writers wait.
         """
-        with self.lock:
-            self._depth += 1
+        return self._transaction
+
+    def begin(self) -> None:
+        """What `with transaction()` does first; transactions nest, and the outermost counts."""
+        self.lock.acquire()
+        self._depth += 1
+        if self._depth == 1:
+            self._began_at = self.generation
+
+    def end(self, *, failed: bool) -> None:
+        """What `with transaction()` does last. Raises what the journal raises, with everything undone."""
+        try:
             if self._depth == 1:
-                self._began_at = self.generation
-            try:
-                yield
-                if self._depth == 1:
-                    self._derive()
-                    self._commit()
-            except BaseException:
-                if self._depth == 1:
+                if failed:
                     self._roll_back()
-                raise
-            finally:
-                self._depth -= 1
+                else:
+                    self._finish()
+        finally:
+            self._depth -= 1
+            self.lock.release()
+
+    def _finish(self) -> None:
+        try:
+            self._derive()
+            self._commit()
+        except BaseException:
+            self._roll_back()
+            raise
 
     def derive(self, hook: Derivation) -> None:
         """Run `hook` at the end of each transaction, inside it, to write what follows from the rows that changed.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import json.encoder
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from kronos.datamodel.model import Class
 from kronos.datamodel.types import MapType, SetType, Type
+from kronos.db.encoding import encoder
 from kronos.db.journal import decode
 
 if TYPE_CHECKING:
@@ -20,23 +19,10 @@ try:
 
     dump_json = orjson.dumps
 except ImportError:  # an accelerator where it is found, never a need
-    _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-    _make_chunker: Any = vars(json.encoder).get("c_make_encoder")
+    _encode = encoder(ascii_only=False)
 
-    if _make_chunker is None:
-
-        def dump_json(value: Any) -> bytes:
-            return _ENCODER.encode(value).encode()
-
-    else:
-        # The encoder makes this object anew at each call, which takes longer than most values.
-        _quoted = json.encoder.encode_basestring
-        _chunks = _make_chunker(None, _ENCODER.default, _quoted, None, ":", ",", False, False, True)
-
-        def dump_json(value: Any) -> bytes:
-            if type(value) is str:
-                return _quoted(value).encode()
-            return "".join(_chunks(value, 0)).encode()
+    def dump_json(value: Any) -> bytes:
+        return _encode(value).encode()
 
 
 _OPEN = len(b"<member><name></name>")
