@@ -46,7 +46,7 @@ async def _authenticate(call: Call, untrusted_user: str, untrusted_password: str
         raise Failure("SESSION_AUTHENTICATION_FAILED", untrusted_user, "Logins are off on this host")
     try:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(call.pipeline.workers, authenticate, untrusted_user, untrusted_password)
+        await loop.run_in_executor(call.pipeline.logins, authenticate, untrusted_user, untrusted_password)
     except Failure:
         await asyncio.sleep(FAILED_LOGIN_DELAY)
         raise

@@ -55,5 +55,5 @@ class Call:
         return self.session
 
     def invoke(self, name: str, *args: object) -> Any:
-        """Make another XenAPI call for the same caller, on this thread, with its checks; returns the value."""
+        """Make another XenAPI call as a part of this one, on this thread; returns the value."""
         return self.pipeline.invoke(self, name, args)

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 WORKERS = 256
 TASKS = 256
+LOGINS = 16
 STRINGS = parser(lambda _: ())("string set")
 
 
@@ -63,6 +64,8 @@ class Pipeline:
         self.changes = Changes(db, loop)
         self.workers = ThreadPoolExecutor(WORKERS, "call")
         self.task_workers = ThreadPoolExecutor(TASKS, "task")
+        # Apart: a worker may wait for a login, and were there no other threads, all of them would wait for themselves.
+        self.logins = ThreadPoolExecutor(LOGINS, "login")
         self._routes: dict[str, Route] = {}
 
     def route(self, name: str) -> Route | None:
@@ -209,8 +212,12 @@ class Pipeline:
     # --- calls from inside -----------------------------------------------------------------------------------
 
     def invoke(self, parent: Call, name: str, args: Iterable[object]) -> Any:
-        """A call made by a handler or a command for the same caller, on the calling thread: the plain value."""
-        return self.perform(parent.origin, parent.session, name, tuple(args), parent.task)
+        """A call that is a part of another, for the same caller, on the calling thread: the plain value.
+
+        Whoever may make the whole call may have its parts made: to suspend a VM takes a lower role than to create
+        the VDI that this needs.
+        """
+        return self.perform(parent.origin, parent.session, name, tuple(args), parent.task, part=True)
 
     def perform(
         self,
@@ -219,8 +226,13 @@ class Pipeline:
         name: str,
         args: tuple[object, ...],
         task: Task | None = None,
+        *,
+        part: bool = False,
     ) -> Any:
-        """The road for callers on worker threads: same checks, no task of its own unless `Async.` is asked for."""
+        """The road for callers on worker threads: same checks, no task of its own unless `Async.` is asked for.
+
+        The role is not asked for again where this is `part` of a call that was allowed.
+        """
         route = self.route(name)
         if route is None:
             raise Failure("MESSAGE_METHOD_UNKNOWN", name)
@@ -229,7 +241,7 @@ class Pipeline:
         arguments, _ = unmarshal(message, sent, name)
         if message.state == "removed":
             raise Failure("MESSAGE_REMOVED")
-        if session is not None and message.session:
+        if session is not None and message.session and not part:
             self._authorise(session, message, arguments)
         if route.implied is None and route.handler is None:
             raise Failure("NOT_IMPLEMENTED", message.full_name)
@@ -292,6 +304,7 @@ class Pipeline:
         """Wait for nothing new: running calls go on until the process ends."""
         self.workers.shutdown(wait=False, cancel_futures=True)
         self.task_workers.shutdown(wait=False, cancel_futures=True)
+        self.logins.shutdown(wait=False, cancel_futures=True)
 
 
 def unmarshal(message: Message, args: Sequence[object], name: str) -> tuple[tuple[Any, ...], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from kronos.datamodel.errors import Failure
@@ -15,6 +16,7 @@ from kronos.server.routing import Credentials
 
 R = TypeVar("R", Console, VM)
 
+THREADS = 32
 SCROLLBACK = 64 << 10
 """Bytes of a serial line's past that a new reader sees."""
 
@@ -25,6 +27,8 @@ class GuestConsoles:
     def __init__(self, access: Access) -> None:
         self.access = access
         self.db = access.pipeline.db
+        # Apart from those of calls: whoever sends wrong passwords here holds a thread for seconds each time.
+        self._threads = ThreadPoolExecutor(THREADS, "console")
 
     async def resolve(self, query: Mapping[str, str], credentials: Credentials) -> Endpoint:
         """The console that `ref` or `uuid` names: a console's own, or a VM's (its screen, then its serial line).
@@ -32,7 +36,7 @@ class GuestConsoles:
         Raises SESSION_INVALID, RBAC_PERMISSION_DENIED, HANDLE_INVALID, VM_BAD_POWER_STATE.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.access.pipeline.workers, self._find, query, credentials)
+        return await loop.run_in_executor(self._threads, self._find, query, credentials)
 
     def _find(self, query: Mapping[str, str], credentials: Credentials) -> Endpoint:
         with self.access.session_of(credentials) as session:

@@ -9,6 +9,8 @@ import pytest
 
 from kronos.api.vm import state
 from kronos.db.records import VBD, VDI, VM, Host_metrics, Task
+from kronos.dispatch import roles
+from kronos.dispatch.call import Origin
 from kronos.hypervisor.base import DeviceId, EventKind, Reason
 from kronos.rules import placement
 
@@ -202,3 +204,25 @@ def test_a_disk_that_the_guest_let_go_late_is_free(host, monkeypatch, busy):
     host.hypervisor._announce(vm.uuid, EventKind.DEVICE_REMOVED, device=DeviceId("disk", 0))
     assert until(lambda: not vbd.currently_attached, 0.3) is not busy
     assert until(lambda: bool(freed), 0.3) is not busy
+
+
+def test_whoever_may_suspend_a_vm_needs_no_right_to_make_disks(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    operator = host.pipeline.sessions.begin(
+        user="someone",
+        host=host.host.ref,
+        origin=Origin(),
+        originator="",
+        superuser=False,
+        permissions=roles.permissions_of("vm-operator"),
+    )
+    for name, arguments in (
+        ("suspend", ()),
+        ("resume", (False, False)),
+        ("suspend", ()),
+        ("hard_shutdown", ()),
+    ):
+        host.raw(f"VM.{name}", operator.ref, vm.ref, *arguments)
+    assert vm.power_state == "Halted"
+    assert [vdi for vdi in host.db.all(VDI) if vdi.type == "suspend"] == []

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from kronos.api import event, session, task  # noqa: F401  # their handlers
 from kronos.datamodel.errors import Failure
+from kronos.datamodel.model import model
 from kronos.db.database import Database
-from kronos.db.records import SR, VM, Host, Pool, Task
+from kronos.db.records import SR, VM, Host, Pool, Session, Task
 from kronos.dispatch import registry, roles
-from kronos.dispatch.call import Origin
+from kronos.dispatch import task as tasks
+from kronos.dispatch.call import Call, Origin
 from kronos.dispatch.machine import Machine
 from kronos.dispatch.pipeline import Fault, Pipeline
 from kronos.hypervisor.fake import Fake
@@ -361,3 +364,23 @@ def test_what_still_runs_when_the_daemon_stops_is_cancelled(road):
     one, other = (road.pipeline.tasks.start(name, "", "", "") for name in ("one", "other"))
     road.pipeline.tasks.cancel_all()
     assert one.cancelled and other.cancelled
+
+
+def test_a_login_goes_on_while_every_worker_waits_for_something(road):
+    go_on = threading.Event()
+    road.pipeline.workers = ThreadPoolExecutor(1)
+    waiting = road.pipeline.workers.submit(go_on.wait, 5)
+    road("session.login_with_password", "root", "right", origin=REMOTE)
+    assert not waiting.done()
+    go_on.set()
+
+
+def test_the_parts_of_a_call_need_no_role_of_their_own(road):
+    operator = road.db.get(Session, road.as_role("vm-operator"))
+    with pytest.raises(Failure) as refused:
+        road.pipeline.perform(REMOTE, operator, "VM.create", ({},))
+    assert refused.value.code == "RBAC_PERMISSION_DENIED"
+    message = model().messages["VM.start"]
+    ours = tasks.Task(road.db, message.full_name)
+    call = Call(road.db, road.pipeline.machine, road.pipeline, REMOTE, message, operator, ours)
+    assert call.invoke("VM_appliance.create", {"name_label": "a"}).startswith("OpaqueRef:")
