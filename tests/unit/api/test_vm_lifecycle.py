@@ -6,6 +6,9 @@ import threading
 import time
 import uuid as uuids
 
+import pytest
+
+from kronos.api.vm import lifecycle
 from kronos.background.follow import Follow
 from kronos.background.reconcile import reconcile
 from kronos.datamodel.errors import Failure
@@ -146,6 +149,22 @@ def test_a_clean_shutdown_waits_for_the_guest(host):
     host("VM.start", vm.ref, False, False)
     host("VM.clean_shutdown", vm.ref)
     assert vm.power_state == "Halted"
+
+
+@pytest.mark.parametrize("name", ["VM.clean_shutdown", "VM.clean_reboot"])
+def test_a_guest_that_still_booted_when_it_was_asked_is_asked_again(host, monkeypatch, name):
+    monkeypatch.setattr(lifecycle, "ASK_AGAIN", 0.05)
+    vm = halted_vm(host, disk=False)
+    host("VM.start", vm.ref, False, False)
+    metrics = host.db.get(VM_metrics, vm.metrics)
+    metrics.start_time = "19700101T00:00:00Z"
+    guest = host.hypervisor.guests[vm.uuid]
+    guest.obeys = False
+    task = host.db.get(Task, host("Async." + name, vm.ref))
+    assert until(lambda: vm.current_operations != {})
+    guest.obeys = True
+    assert until(lambda: task.status == "success")
+    assert metrics.start_time != "19700101T00:00:00Z" or vm.power_state == "Halted"
 
 
 def test_a_hard_shutdown_ends_a_clean_one_that_waits_for_a_deaf_guest(host):

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 CLEAN_SHUTDOWN_PATIENCE = 20 * 60.0
 """Seconds that a guest may take to shut itself down before the call fails; the guest is left as it is."""
 
+ASK_AGAIN = 10.0
+"""Seconds after which a guest that did not react is asked once more: one that still booted heard nothing."""
+
 
 def _vm(call: Call, ref: str) -> VM:
     return call.db.get(VM, ref)
@@ -218,9 +221,7 @@ def drop(call: Call, image: VDI) -> None:
 def clean_shutdown(call: Call, vm: str) -> None:
     """Ask the guest to shut down and wait until it has. Raises VM_SHUTDOWN_TIMEOUT, TASK_CANCELLED."""
     row = _vm(call, vm)
-    with named_by_reference(row):
-        call.machine.hypervisor.shutdown(row.uuid)
-    await_state(call, row, lambda: row.power_state == "Halted")
+    ask_until(call, row, call.machine.hypervisor.shutdown, lambda: row.power_state == "Halted")
 
 
 @message("VM.hard_shutdown", holds="hard_shutdown")
@@ -241,8 +242,13 @@ def shutdown(call: Call, vm: str) -> None:
     row = _vm(call, vm)
     if row.power_state == "Running":
         try:
-            call.machine.hypervisor.shutdown(row.uuid)
-            await_state(call, row, lambda: row.power_state == "Halted", patience=60.0)
+            ask_until(
+                call,
+                row,
+                call.machine.hypervisor.shutdown,
+                lambda: row.power_state == "Halted",
+                patience=60.0,
+            )
         except Failure as failure:
             if failure.code == "TASK_CANCELLED":
                 raise
@@ -277,13 +283,11 @@ def clean_reboot(call: Call, vm: str) -> None:
     """Ask the guest to reboot and wait until it does. Raises VM_SHUTDOWN_TIMEOUT, TASK_CANCELLED."""
     row = _vm(call, vm)
     before = state.metrics_of(call.db, row).start_time
-    with named_by_reference(row):
-        call.machine.hypervisor.reboot(row.uuid)
 
     def rebooted() -> bool:
         return row.power_state != "Running" or state.metrics_of(call.db, row).start_time != before
 
-    await_state(call, row, rebooted)
+    ask_until(call, row, call.machine.hypervisor.reboot, rebooted)
     if row.power_state == "Halted":
         # A guest that cannot reboot by itself has halted: start it again as it is described now.
         boot(call, row, paused=False)
@@ -322,19 +326,41 @@ def cancel_others(call: Call, vm: VM) -> None:
             running.cancel()
 
 
-def await_state(
-    call: Call, vm: VM, reached: Callable[[], bool], patience: float = CLEAN_SHUTDOWN_PATIENCE
+def ask_until(
+    call: Call,
+    vm: VM,
+    ask: Callable[[str], None],
+    reached: Callable[[], bool],
+    patience: float = CLEAN_SHUTDOWN_PATIENCE,
 ) -> None:
-    """Wait, without polling, until a VM's records say so. Raises VM_SHUTDOWN_TIMEOUT [vm, seconds]."""
+    """Ask a guest for something, now and then again, and wait until the VM's records say that it was done.
+
+    Raises what the first asking does, VM_SHUTDOWN_TIMEOUT [vm, seconds], TASK_CANCELLED.
+    """
     woken = threading.Event()
     call.task.on_cancel(woken.set)
     with call.db.listening(woken.set):
-        deadline = time.monotonic() + patience
+        with named_by_reference(vm):
+            ask(vm.uuid)
+        asked = time.monotonic()
+        deadline = asked + patience
         while True:
             call.task.check()
             if reached():
                 return
-            left = deadline - time.monotonic()
-            if left <= 0 or not woken.wait(left):
+            clock = time.monotonic()
+            if clock >= deadline:
                 raise Failure("VM_SHUTDOWN_TIMEOUT", vm.ref, str(int(patience)))
+            if clock >= asked + ASK_AGAIN:
+                _ask_again(vm, ask)
+                asked = time.monotonic()
+            woken.wait(max(0.0, min(asked + ASK_AGAIN, deadline) - time.monotonic()))
             woken.clear()
+
+
+def _ask_again(vm: VM, ask: Callable[[str], None]) -> None:
+    try:
+        ask(vm.uuid)
+    except Failure as failure:
+        # It may just have ended, which its record is about to say.
+        log.debug("VM %s is not asked again: %s", vm.uuid, failure)
