@@ -7,6 +7,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -51,6 +52,8 @@ log = logging.getLogger(__name__)
 CONFIGURATION = Path("/etc/xapi.toml")
 PATIENCE: Final = 2.0
 """Seconds that running calls get to end by themselves when the daemon stops; then they are cancelled."""
+FILES: Final = 65_536
+"""Files and connections that may be open at once, where the system lets us."""
 LAST_WORD: Final = 1.0
 """Seconds that libvirt gets to say goodbye."""
 
@@ -217,6 +220,17 @@ def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
     loop.call_soon_threadsafe(event.set)
 
 
+def _allow_files() -> None:
+    """Take as many descriptors as the hard limit gives.
+
+    The soft limit is 1024 by custom, for programs that use select(), and far fewer than the connections let in.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def print_coverage() -> None:
     """Per class, how many of its messages are served."""
     catalogue.load()
@@ -279,6 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     logs.configure(settings.log_level.upper())
     os.umask(0o022)
+    _allow_files()
     catalogue.load()
     try:
         import uvloop
