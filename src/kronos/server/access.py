@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -15,6 +17,8 @@ from kronos.dispatch import roles
 from kronos.dispatch.call import Origin
 from kronos.dispatch.pipeline import Pipeline
 from kronos.server.routing import Credentials
+
+log = logging.getLogger(__name__)
 
 
 class SessionAPI:
@@ -37,24 +41,48 @@ class SessionAPI:
 
     def task(self, method: str, *args: object, progress: Callable[[float], None] | None = None) -> Any:
         """Make a call as a task that others can see and cancel; `progress` hears of it from 0.0 to 1.0."""
-        db = self._pipeline.db
-
-        def tell() -> None:
-            for row in db.all(TaskRow):
-                if (
-                    row.session == self.session
-                    and row.name_label == f"Async.{method}"
-                    and row.status == "pending"
-                ):
-                    assert progress is not None
-                    progress(row.progress)
-
         route = self._pipeline.route(method)
         name = f"Async.{method}" if route is not None and route.message.asynchronous else method
         if progress is None:
-            return self._pipeline.perform(self._origin, self._session, name, args)
-        with db.listening(tell):
-            return self._pipeline.perform(self._origin, self._session, name, args)
+            return self(name, *args)
+        with self._reported(name, progress):
+            return self(name, *args)
+
+    @contextmanager
+    def _reported(self, label: str, progress: Callable[[float], None]) -> Iterator[None]:
+        """Tell `progress`, which may block, how far this session's task of that name is, from a thread of its own."""
+        changed, ended = threading.Event(), threading.Event()
+        reporter = threading.Thread(
+            target=self._report, args=(label, progress, changed, ended), name="progress", daemon=True
+        )
+        reporter.start()
+        try:
+            with self._pipeline.db.listening(changed.set):
+                yield
+        finally:
+            ended.set()
+            changed.set()
+            reporter.join()
+
+    def _report(
+        self,
+        label: str,
+        progress: Callable[[float], None],
+        changed: threading.Event,
+        ended: threading.Event,
+    ) -> None:
+        shown = -1.0
+        while changed.wait() and not ended.is_set():
+            changed.clear()
+            for row in self._pipeline.db.all(TaskRow):
+                mine = row.session == self.session and row.name_label == label and row.status == "pending"
+                if mine and row.progress != shown:
+                    shown = row.progress
+                    try:
+                        progress(shown)
+                    except OSError as error:  # the client has gone, as its command is about to find out
+                        log.debug("Progress of %s: %s", label, error)
+                        return
 
     def using(self, session: str) -> API:
         return SessionAPI(self._pipeline, self._origin, self._pipeline.sessions.require(session))
