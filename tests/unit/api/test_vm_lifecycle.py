@@ -144,6 +144,20 @@ def test_pause_and_unpause(host):
     assert vm.power_state == "Running"
 
 
+def test_a_vm_that_never_ran_is_not_taken_for_domain_0(host):
+    vm = halted_vm(host)
+    assert vm.domid == -1
+    assert host.db.get(VM, host("VM.clone", vm.ref, "clone")).domid == -1
+    host("VM.start", vm.ref, False, False)
+    assert host.db.get(VM, host("VM.snapshot", vm.ref, "snapshot", [])).domid == -1
+
+
+def test_the_disks_of_a_vm_that_was_started_tell_their_names(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    assert [host.db.get(VBD, ref).device for ref in vm.VBDs] == ["xvda"]
+
+
 def test_a_clean_shutdown_waits_for_the_guest(host):
     vm = halted_vm(host)
     host("VM.start", vm.ref, False, False)

@@ -77,7 +77,7 @@ def _records(call: Call, source: VM, name: str, kind: Kind, vbds: list[VBD], mad
     if kind in ("clone", "copy") and fields["power_state"] == "Suspended":
         fields["power_state"] = "Halted"
     with db.transaction():
-        vm = db.create(VM, **fields, metrics=db.create(VM_metrics, install_time=now()).ref)
+        vm = db.create(VM, **fields, domid=-1, metrics=db.create(VM_metrics, install_time=now()).ref)
         for vbd in vbds:
             vdi = made.get(vbd.ref, vbd.VDI if vbd.type == "CD" else NULL)
             if vbd.type == "Disk" and vdi == NULL:

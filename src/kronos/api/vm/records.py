@@ -40,7 +40,7 @@ def create(call: Call, args: dict[str, Any]) -> str:
         fields["domain_type"] = "hvm" if fields["HVM_boot_policy"] else "pv"
     with call.db.transaction():
         metrics = call.db.create(VM_metrics)
-        return call.db.create(VM, **fields, metrics=metrics.ref).ref
+        return call.db.create(VM, **fields, domid=-1, metrics=metrics.ref).ref
 
 
 @message("VM.destroy", holds="destroy")

@@ -26,6 +26,7 @@ from kronos.db.records import Host as HostRow
 from kronos.dispatch.machine import Machine
 from kronos.hypervisor.turns import Turns
 from kronos.network.names import port_name
+from kronos.rules.devices import disk_name, disk_number
 from kronos.rules.surroundings import domain_type
 from kronos.system import hardware
 
@@ -47,6 +48,8 @@ def started(
         for row in (db.rows.get(ref) for ref in devices):
             if isinstance(row, VBD | VIF):
                 row.currently_attached = True
+            if isinstance(row, VBD) and (number := disk_number(row.userdevice)) is not None:
+                row.device = disk_name(number)
         _consoles(
             db, vm, host.address if machine.https_port == 443 else f"{host.address}:{machine.https_port}"
         )

@@ -15,7 +15,7 @@ def refresh(db: Database, tiny: TinyGuest | None) -> None:
         for record in default_templates(tiny):
             row = present.get(record["uuid"])
             if row is None:
-                db.create(VM, **record, metrics=db.create(VM_metrics).ref)
+                db.create(VM, **record, domid=-1, metrics=db.create(VM_metrics).ref)
             elif record["PV_kernel"] and row.PV_kernel != record["PV_kernel"]:
                 # The tiny guest was made anew, by another kernel of the distribution.
                 db.write(row, {name: record[name] for name in ("PV_kernel", "PV_ramdisk", "PV_args")})
