@@ -12,22 +12,25 @@ help:
 setup:
 	@tools/setup
 
+setup-test:
+	@tools/setup test
+
 demo: setup
 	@$(PYTHON) tools/demo.py start
 
 demo-stop: setup
 	@$(PYTHON) tools/demo.py stop
 
-check: setup
+check: setup-test
 	@tools/gates
 
-test: setup
+test: setup-test
 	@tools/test
 
-bench: setup
+bench: setup-test
 	@$(PYTHON) -m bench
 
 stubs: setup
 	@$(PYTHON) tools/stubs.py
 
-.PHONY: help setup demo demo-stop check test bench stubs
+.PHONY: help setup setup-test demo demo-stop check test bench stubs
