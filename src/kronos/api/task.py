@@ -28,29 +28,13 @@ def _own(call: Call, ref: str) -> Task:
 @message("task.create", inline=True)
 def create(call: Call, label: str, description: str) -> str:
     """A pending task for the client's own use; the client destroys it."""
-    row = call.db.create(
-        Task,
-        name_label=label,
-        name_description=description,
-        created=now(),
-        status="pending",
-        resident_on=call.machine.host_ref,
-        session=call.user.ref,
-        type="<none/>",
-    )
-    return row.ref
+    return call.pipeline.tasks.make(label, description, call.user.ref, call.machine.host_ref).ref
 
 
 @message("task.destroy", inline=True)
 def destroy(call: Call, self: str) -> None:
     """Forget a task; one that still runs goes when it has ended."""
-    row = _own(call, self)
-    running = call.pipeline.tasks.running.get(row.ref)
-    if running is None:
-        call.db.delete(row)
-    else:
-        running.destroy_when_done = True
-        call.db.write(row, {"current_operations": row.current_operations | {row.ref: "destroy"}})
+    call.pipeline.tasks.destroy(_own(call, self))
 
 
 @message("task.cancel", inline=True)
@@ -70,6 +54,8 @@ def set_status(call: Call, self: str, value: str) -> None:
     if row.status in ENDED and value == "pending":
         raise Failure("OPERATION_NOT_ALLOWED", f"task {self} has ended")
     ended = {"finished": now(), "progress": 1.0} if value in ENDED else {}
+    if ended and row.status not in ENDED:
+        call.pipeline.tasks.over(row)
     call.db.write(row, {"status": value} | ended)
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 import uuid as uuids
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 from kronos.datamodel.errors import Failure
-from kronos.datamodel.types import NULL, at, now
+from kronos.datamodel.types import NULL, now
 from kronos.db.database import Database
 from kronos.db.records import Task as Row
 
 ENDED = ("success", "failure", "cancelled")
 MOST = 200
 KEPT = 65 * 60.0
+PROMPT = 30.0
+"""Seconds that every task stays after its end, however many there are: who starts a thousand reads them in turn."""
 
 
 class Task:
@@ -76,11 +79,21 @@ class Tasks:
     def __init__(self, db: Database) -> None:
         self.db = db
         self.running: dict[str, Task] = {}
+        self._over: deque[tuple[float, Row]] = deque()
 
     def start(self, label: str, description: str, session: str, host: str, *, subtask_of: str = NULL) -> Task:
-        """A task that clients see, pending. Those that ended long ago make room."""
+        """A task that clients see, pending, with work behind it."""
+        row = self.make(
+            label, description, session, host, subtask_of=subtask_of, allowed_operations=("cancel",)
+        )
+        task = Task(self.db, label, row)
+        self.running[row.ref] = task
+        return task
+
+    def make(self, label: str, description: str, session: str, host: str, **fields: Any) -> Row:
+        """A pending task's record. Those that ended long ago make room."""
         self._tidy()
-        row = self.db.create(
+        return self.db.create(
             Row,
             name_label=label,
             name_description=description,
@@ -89,31 +102,45 @@ class Tasks:
             resident_on=host,
             session=session,
             type="<none/>",
-            subtask_of=subtask_of,
-            allowed_operations=("cancel",),
+            **fields,
         )
-        task = Task(self.db, label, row)
-        self.running[row.ref] = task
-        return task
+
+    def over(self, row: Row) -> None:
+        """A task has ended: it stays for a while, for its client to read."""
+        self._over.append((time.monotonic(), row))
 
     def _tidy(self) -> None:
-        """Drop tasks that ended more than an hour ago, and the oldest ended ones beyond 200, as the reference does.
+        """Drop tasks that ended more than an hour ago, and beyond 200 those that ended first, as the reference does.
 
         Done when a task begins, so that no timer has to run.
         """
-        ended = [row for row in self.db.all(Row) if row.status in ENDED]
-        beyond = max(0, len(self.db.tables["task"].rows) - MOST)
-        limit = at(time.time() - KEPT)
-        for count, row in enumerate(ended):
-            if count >= beyond and row.finished >= limit:
-                break
-            self.db.delete(row)
+        clock = time.monotonic()
+        with self.db.transaction():
+            while self._over:
+                ended, row = self._over[0]
+                if clock - ended < (PROMPT if len(self._over) > MOST else KEPT):
+                    break
+                self._over.popleft()
+                self.db.delete(row)
 
     def ended(self, task: Task) -> None:
         """The work behind a task is over; a task that its owner destroyed meanwhile goes now."""
         self.running.pop(task.ref, None)
-        if task.destroy_when_done and task.row is not None:
+        if task.row is None:
+            return
+        if task.destroy_when_done:
             self.db.delete(task.row)
+        else:
+            self.over(task.row)
+
+    def destroy(self, row: Row) -> None:
+        """Forget a task; one that still runs goes when it has ended."""
+        task = self.running.get(row.ref)
+        if task is not None:
+            task.destroy_when_done = True
+            self.db.write(row, {"current_operations": row.current_operations | {row.ref: "destroy"}})
+        if row.ref not in self.running:  # it may have ended just before it was told
+            self.db.delete(row)
 
     def cancel_all(self) -> None:
         """Ask everything that runs to stop: the daemon does."""
@@ -126,6 +153,7 @@ class Tasks:
         if task is None:
             if row.status == "pending":
                 self.db.write(row, {"status": "cancelled", "finished": now(), "progress": 1.0})
+                self.over(row)
                 return
             raise Failure("OPERATION_NOT_ALLOWED", f"task {row.ref} is {row.status}")
         with suppress(Failure):

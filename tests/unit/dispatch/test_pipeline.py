@@ -303,18 +303,6 @@ def test_a_handler_that_does_not_fit_the_facts_is_refused(monkeypatch):
         registry.message("VM.fly")(lambda call: None)
 
 
-def test_ended_tasks_beyond_two_hundred_make_room_for_new_ones(road):
-    tasks = road.pipeline.tasks
-    host = road.pipeline.machine.host_ref
-    first = tasks.start("first", "", "", host)
-    for number in range(210):
-        tasks.start(f"ended {number}", "", "", host).finish()
-    tasks.start("last", "", "", host)
-    labels = [row.name_label for row in road.db.all(Task)]
-    assert len(labels) <= 201
-    assert first.row.name_label in labels and "ended 209" in labels and "ended 0" not in labels
-
-
 def test_those_who_keep_up_with_the_news_get_one_answer(road):
     ref, vm = road.login(), road.db.create(VM)
     token = road("event.from", ref, ["*"], "", 0.0)["token"]
