@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any
 
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, now
@@ -62,6 +61,25 @@ def _look(db: Database, machine: Machine, vm: VM, domid: int) -> None:
 
 def write(db: Database, vm: VM, info: GuestInfo) -> None:
     """Put what an agent told into the VM's guest metrics record."""
+    with db.transaction():  # interfaces may come and go, and other guests tell their addresses
+        row = db.find(VM_guest_metrics, vm.guest_metrics)
+        if row is not None:
+            db.write(
+                row,
+                {
+                    "os_version": dict(info.os),
+                    "networks": _addresses(db, vm, info),
+                    "live": True,
+                    "last_updated": now(),
+                    "PV_drivers_detected": True,
+                    "PV_drivers_up_to_date": True,
+                    "PV_drivers_version": {"major": "1", "minor": "0", "micro": "0", "build": "0"},
+                },
+            )
+
+
+def _addresses(db: Database, vm: VM, info: GuestInfo) -> dict[str, str]:
+    """The guest's addresses by the names that clients look for; each VIF's network is told the first."""
     by_mac = {db.get(VIF, ref).MAC.lower(): db.get(VIF, ref) for ref in vm.VIFs}
     networks: dict[str, str] = {}
     for mac, addresses in info.networks.items():
@@ -75,19 +93,7 @@ def write(db: Database, vm: VM, info: GuestInfo) -> None:
         if four:
             networks[f"{vif.device}/ip"] = four[0]
             _assign(db, vif, four[0])
-    fields: dict[str, Any] = {
-        "os_version": dict(info.os),
-        "networks": networks,
-        "live": True,
-        "last_updated": now(),
-        "PV_drivers_detected": True,
-        "PV_drivers_up_to_date": True,
-        "PV_drivers_version": {"major": "1", "minor": "0", "micro": "0", "build": "0"},
-    }
-    with db.transaction():
-        row = db.find(VM_guest_metrics, vm.guest_metrics)
-        if row is not None:
-            db.write(row, fields)
+    return networks
 
 
 def _assign(db: Database, vif: VIF, address: str) -> None:
