@@ -17,7 +17,7 @@ class Durability:
     def __init__(self, db: Database, loop: asyncio.AbstractEventLoop) -> None:
         self.db = db
         self.loop = loop
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[Answer], Answer]] = deque()
         if db.journal is not None:
             db.journal.subscribe(self._durable, self._broken)
 
@@ -26,23 +26,23 @@ class Durability:
         journal = self.db.journal
         return journal is None or journal.durable >= self.db.position
 
-    async def after(self, answer: Answer) -> Answer:
-        await self.wait()
-        return answer
+    def after(self, answer: Answer) -> asyncio.Future[Answer]:
+        """The answer, once everything written until now is on disk; INTERNAL_ERROR when it never will be.
 
-    async def wait(self) -> None:
-        """Return once everything written until now is on disk. Raises INTERNAL_ERROR when it never will be."""
+        A future and no coroutine: what most calls that write wait for takes no task of its own.
+        """
         journal = self.db.journal
         position = self.db.position
+        future: asyncio.Future[Answer] = self.loop.create_future()
         if journal is None or journal.durable >= position:
-            return
-        if journal.failure is not None:
-            raise journal.failure
-        future: asyncio.Future[None] = self.loop.create_future()
-        self._waiting.append((position, future))
-        if journal.durable >= position:  # it was committed between the look and the queue
-            self._release(journal.durable)
-        await future
+            future.set_result(answer)
+        elif journal.failure is not None:
+            future.set_exception(journal.failure)
+        else:
+            self._waiting.append((position, future, answer))
+            if journal.durable >= position:  # it was committed between the look and the queue
+                self._release(journal.durable)
+        return future
 
     def block(self) -> None:
         """The same for a worker thread."""
@@ -58,12 +58,12 @@ class Durability:
     def _release(self, ticket: int) -> None:
         waiting = self._waiting
         while waiting and waiting[0][0] <= ticket:
-            _, future = waiting.popleft()
+            _, future, answer = waiting.popleft()
             if not future.done():
-                future.set_result(None)
+                future.set_result(answer)
 
     def _fail(self, failure: Failure) -> None:
         while self._waiting:
-            _, future = self._waiting.popleft()
+            _, future, _ = self._waiting.popleft()
             if not future.done():
                 future.set_exception(failure)

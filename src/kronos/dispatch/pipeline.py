@@ -116,7 +116,7 @@ class Pipeline:
             return self._begin_task(origin, route, session, arguments, name)
         if route.implied is not None:
             answer = route.implied(*arguments)
-            return answer if self.durability.reached() else self.durability.after(answer)
+            return self._when_durable(answer)
         return self._run(origin, route, session, arguments)
 
     def _authorise(self, session: Session, message: Message, arguments: Sequence[Any]) -> None:
@@ -130,7 +130,7 @@ class Pipeline:
 
     def _run(
         self, origin: Origin, route: Route, session: Session | None, arguments: tuple[Any, ...]
-    ) -> Awaitable[Answer]:
+    ) -> Answer | Awaitable[Answer]:
         message, handler = route.message, route.handler
         if handler is None:
             raise Failure("NOT_IMPLEMENTED", message.full_name)
@@ -139,10 +139,12 @@ class Pipeline:
         if handler.coroutine:
             return self._await(handler, call, arguments)
         if handler.inline:
-            answer = answer_of(message, handler.function(call, *arguments))
-            return self.durability.after(answer)
+            return self._when_durable(answer_of(message, handler.function(call, *arguments)))
         work = self.loop.run_in_executor(self.workers, self._work, handler, call, arguments)
         return self._when_done(work)
+
+    def _when_durable(self, answer: Answer) -> Answer | Awaitable[Answer]:
+        return answer if self.durability.reached() else self.durability.after(answer)
 
     async def _await(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Answer:
         answer = answer_of(handler.message, await handler.function(call, *arguments))
@@ -152,7 +154,7 @@ class Pipeline:
         try:
             answer = await work
         except Failure:
-            await self.durability.wait()
+            await self.durability.after(VOID_ANSWER)
             raise
         return await self.durability.after(answer)
 

@@ -22,7 +22,7 @@ from kronos.dispatch.call import Origin
 from kronos.server import compression
 from kronos.server.reading import BETWEEN, BODY, DETACHED, DISCARD, DUPLEX, HELD, HTTP, RequestReader, Shared
 from kronos.server.replies import CONTINUE, reply_bytes, reply_to_error, reply_to_missing
-from kronos.server.routing import OnLoop, OnThread, Page, Reply, Request, error_page
+from kronos.server.routing import Later, OnLoop, OnThread, Page, Reply, Request, error_page
 from kronos.server.streams import BlockingStream, Duplex, PlainStream
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Connection(RequestReader):
         # Requests read and not yet answered
         self._busy = False
         self._queue: deque[Request] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Future[Any] | None = None
         self._reading_paused = False
         self._writing_paused = False
         self._owes_continue = False
@@ -187,9 +187,23 @@ class Connection(RequestReader):
             reply = reply_to_error(error, request)
         if type(reply) is Reply:
             self._send(request, reply)
+        elif type(reply) is Later:
+            self._task = reply.future
+            reply.future.add_done_callback(lambda _: self._end_wait(request, reply))
         else:
             assert not isinstance(reply, Reply)
             self._task = self._shared.loop.create_task(self._await(request, reply))
+
+    def _end_wait(self, request: Request, later: Later[Any]) -> None:
+        if later.future.cancelled() or self._transport.is_closing():
+            return  # the client has gone, maybe between the future's end and this
+        try:
+            reply = later.reply(later.future)
+        except Exception as error:  # noqa: BLE001
+            reply = reply_to_error(error, request)
+        self._task = None
+        self._send(request, reply)
+        self._serve_queue()
 
     async def _await(self, request: Request, pending: Awaitable[Reply]) -> None:
         try:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from kronos.dispatch.call import Origin
 
 if TYPE_CHECKING:
     from kronos.server.streams import BlockingStream, Duplex
+
+V = TypeVar("V")
 
 MAX_QUERY_FIELDS: Final = 256
 MAX_REASON: Final = 1024
@@ -148,6 +151,26 @@ def _basic(authorization: str) -> tuple[str, str]:
     except (binascii.Error, ValueError):
         return "", ""
     return username, password
+
+
+class Later(Generic[V]):
+    """A reply that `reply` makes of a future once it is done, without a task that waits for it.
+
+    `reply` is not called for a future that was cancelled.
+    """
+
+    __slots__ = ("future", "reply")
+
+    def __init__(self, future: asyncio.Future[V], reply: Callable[[asyncio.Future[V]], Reply]) -> None:
+        self.future = future
+        self.reply = reply
+
+    def __await__(self) -> Generator[Any, None, Reply]:
+        try:
+            yield from self.future
+        except Exception:  # noqa: BLE001, S110  # `reply` finds it in the future
+            pass
+        return self.reply(self.future)
 
 
 PageHandler = Callable[[Request], Reply | Awaitable[Reply]]

@@ -12,7 +12,7 @@ from kronos.dispatch.answer import Answer
 from kronos.dispatch.call import Origin
 from kronos.dispatch.pipeline import Fault
 from kronos.server import jsonrpc, xmlrpc
-from kronos.server.routing import Doors, Page, Reply, Request, error_page
+from kronos.server.routing import Doors, Later, Page, Reply, Request, error_page
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,15 @@ class XmlDoor:
                 return _answer_xml(answer)
         except Exception as error:  # noqa: BLE001  # whatever a handler does, its client gets a reply
             return self._failed(name, error)
+        if isinstance(answer, asyncio.Future):
+            return Later(answer, lambda done: self._done(name, done))
         return self._later(name, answer)
+
+    def _done(self, name: str, answer: asyncio.Future[Answer]) -> Reply:
+        try:
+            return _answer_xml(answer.result())
+        except Exception as error:  # noqa: BLE001
+            return self._failed(name, error)
 
     async def _later(self, name: str, pending: Awaitable[Answer]) -> Reply:
         try:
@@ -145,7 +153,15 @@ class JsonDoor:
                 return Reply(200, jsonrpc.success(call, answer.json()), jsonrpc.CONTENT_TYPE)
         except Exception as error:  # noqa: BLE001  # whatever a handler does, its client gets a reply
             return self._failed(call, error)
+        if isinstance(answer, asyncio.Future):
+            return Later(answer, lambda done: self._done(call, done))
         return self._later(call, answer)
+
+    def _done(self, call: jsonrpc.Call, answer: asyncio.Future[Answer]) -> Reply:
+        try:
+            return Reply(200, jsonrpc.success(call, answer.result().json()), jsonrpc.CONTENT_TYPE)
+        except Exception as error:  # noqa: BLE001
+            return self._failed(call, error)
 
     async def _later(self, call: jsonrpc.Call, pending: Awaitable[Answer]) -> Reply:
         try:
