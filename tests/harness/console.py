@@ -124,15 +124,14 @@ class Shell:
 
     def run(self, command: str, timeout: float = 20) -> str:
         """What a command prints."""
-        mark = secrets.token_hex(4)
+        begin, end = secrets.token_hex(4), secrets.token_hex(4)
         self.seen = ""
-        # The echo of the command does not hold the mark in one piece.
-        self._send(f"{command}; echo {mark[:4]}''{mark[4:]}\n")
+        # The echo of what is typed does not hold the marks in one piece.
+        self._send(f"echo {begin[:4]}''{begin[4:]}; {command}; echo {end[:4]}''{end[4:]}\n")
         deadline = time.monotonic() + timeout
-        while mark not in self.seen:
+        while end not in self.seen:
             self._receive(deadline)
-        printed = self.seen.partition(f"{mark[:4]}''{mark[4:]}")[2].partition(mark)[0]
-        return printed.replace("\r", "").strip()
+        return self.seen.partition(begin)[2].partition(end)[0].replace("\r", "").strip()
 
     def _send(self, text: str) -> None:
         self.connection.sendall(text.encode())

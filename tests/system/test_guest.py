@@ -44,12 +44,13 @@ class Guest:
 
     def up(self) -> Guest:
         """At its prompt; started if need be."""
-        state = self.power_state
-        if state == "Suspended":
+        if self.power_state == "Suspended":
             self.client("VM.hard_shutdown", self.vm)
-        if state in ("Halted", "Suspended"):
+        if self.power_state == "Paused":
+            self.client("VM.unpause", self.vm)
+        if self.power_state == "Halted":
             self.client("VM.start", self.vm, False, False)
-        wait_until(lambda: PROMPT in self.log.read_text(errors="replace"), BOOT, "no prompt")
+            wait_until(lambda: PROMPT in self.log.read_text(errors="replace"), BOOT, "no prompt")
         return self
 
     def shell(self) -> Shell:
