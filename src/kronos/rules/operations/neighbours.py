@@ -79,8 +79,9 @@ def _host_of_metrics(db: Database, metrics: Host_metrics) -> Iterator[Record]:
 
 
 def _of_availability(db: Database, pool: Pool) -> Iterator[Record]:
-    """The disks that high availability stands on; ha_statefiles holds references as plain strings."""
-    return _found(db, *pool.ha_statefiles, pool.redo_log_vdi)
+    """The disks that high availability stands on, which their type tells, whether or not the pool uses them."""
+    disks = [ref for kind in ("ha_statefile", "redo_log") for ref in db.referrers("VDI", "type", kind)]
+    return _found(db, *disks)
 
 
 def _cluster_and_pool(db: Database, cluster: Record) -> Iterator[Record]:
