@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Any, TypeVar
 
+from kronos.api.vm import guest
 from kronos.api.vm.backing import bring_up, port_of
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
@@ -107,6 +108,7 @@ def plug(call: Call, self: str) -> None:
     vif = call.db.get(VIF, self)
     put_in(call, vif)
     vif.currently_attached = True
+    guest.refresh_later(call.db, call.machine, call.db.get(VM, vif.VM))
 
 
 @message("VIF.unplug", holds="unplug")
@@ -118,6 +120,7 @@ def unplug(call: Call, self: str) -> None:
     vif = call.db.get(VIF, self)
     take_out(call, vif)
     vif.currently_attached = False
+    guest.refresh_later(call.db, call.machine, call.db.get(VM, vif.VM))
 
 
 @message("VIF.unplug_force", holds="unplug")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
 
 from kronos.api.vm import guest
-from kronos.db.records import VIF, VM, Network
-from kronos.hypervisor.base import GuestInfo
+from kronos.db.records import VIF, VM, Network, VM_guest_metrics
+from kronos.hypervisor.base import Domain, Firmware, GuestInfo
 
 
 def test_guests_that_tell_their_addresses_at_once_do_not_lose_each_others(xapi, monkeypatch):
@@ -39,3 +40,52 @@ def test_guests_that_tell_their_addresses_at_once_do_not_lose_each_others(xapi, 
     for thread in threads:
         thread.join()
     assert network.assigned_ips == {vifs[0].ref: "192.0.2.0", vifs[1].ref: "192.0.2.1"}
+
+
+def test_a_guest_is_asked_until_its_interfaces_have_addresses(xapi, monkeypatch):
+    """An agent answers early: there is the loopback, and what the kernel gave the interface by itself."""
+    monkeypatch.setattr(guest, "LOOKS", (0.0, 0.01, 0.01, 30.0))
+    vm = xapi.db.create(VM, power_state="Running", domid=7)
+    mac = "02:00:00:00:00:01"
+    xapi.db.create(
+        VIF, VM=vm.ref, network=xapi.db.create(Network).ref, device="0", MAC=mac, currently_attached=True
+    )
+    guest.born(xapi.db, vm)
+    early = {"00:00:00:00:00:00": ("127.0.0.1",), mac: ("fe80::1",)}
+    told = [early, early, early | {mac: ("fe80::1", "192.0.2.7")}]
+    asked = iter(told)
+    monkeypatch.setattr(xapi.hypervisor, "guest_info", lambda uuid: GuestInfo(networks=next(asked)))
+
+    guest._look(xapi.db, xapi.machine, vm, 7)
+
+    networks = xapi.db.get(VM_guest_metrics, vm.guest_metrics).networks
+    assert networks == {"0/ip": "192.0.2.7", "0/ipv4/0": "192.0.2.7", "0/ipv6/0": "fe80::1"}
+
+
+def test_an_interface_that_comes_and_goes_is_asked_after(host, monkeypatch):
+    monkeypatch.setattr(guest, "LOOKS", (0.0, 0.05, 0.05, 0.05))
+    vm = host.vm()
+    host.hypervisor.start(Domain(vm.uuid, "vm", 1 << 30, 1 << 30, Firmware()))
+    host.db.write(vm, {"power_state": "Running", "resident_on": host.host.ref})
+    guest.born(host.db, vm)
+    vif = host("VIF.create", {"VM": vm.ref, "network": host.net().ref, "device": "0", "MTU": 1500})
+    info = GuestInfo(networks={host("VIF.get_MAC", vif).lower(): ("192.0.2.7",)})
+    monkeypatch.setattr(
+        host.hypervisor, "guest_info", lambda uuid: info if host.hypervisor.devices(uuid) else GuestInfo()
+    )
+
+    host("VIF.plug", vif)
+    assert eventually(lambda: networks_of(host, vm).get("0/ip") == "192.0.2.7")
+    host("VIF.unplug", vif)
+    assert eventually(lambda: networks_of(host, vm) == {})
+
+
+def networks_of(host, vm):
+    return host.db.get(VM_guest_metrics, vm.guest_metrics).networks
+
+
+def eventually(reached):
+    deadline = time.monotonic() + 10
+    while not reached() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return reached()

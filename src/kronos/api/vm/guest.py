@@ -15,7 +15,7 @@ from kronos.hypervisor.base import GuestInfo
 
 log = logging.getLogger(__name__)
 
-# An agent answers before the guest has its addresses: look again at these seconds, then leave it alone.
+# An agent answers before the guest has its addresses: look again after these seconds, then leave it alone.
 LOOKS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
@@ -40,7 +40,7 @@ def born(db: Database, vm: VM) -> None:
 
 
 def refresh_later(db: Database, machine: Machine, vm: VM) -> None:
-    """Ask the agent now and a few times more until the guest has an address, on a thread of its own."""
+    """Ask the agent now and a few times more until every interface has an address, on a thread of its own."""
     threading.Thread(target=_look, args=(db, machine, vm, vm.domid), name="guest", daemon=True).start()
 
 
@@ -55,8 +55,15 @@ def _look(db: Database, machine: Machine, vm: VM, domid: int) -> None:
             log.debug("Agent of %s: %s", vm.uuid, failure)
             continue
         write(db, vm, info)
-        if info.networks:
+        if _is_addressed(db, vm):
             return
+
+
+def _is_addressed(db: Database, vm: VM) -> bool:
+    """Whether all interfaces have addresses; the guest's own, such as its loopback, do not count."""
+    row = db.find(VM_guest_metrics, vm.guest_metrics)
+    plugged = [vif.device for vif in (db.get(VIF, ref) for ref in vm.VIFs) if vif.currently_attached]
+    return row is None or all(f"{device}/ip" in row.networks for device in plugged)
 
 
 def write(db: Database, vm: VM, info: GuestInfo) -> None:
