@@ -169,18 +169,18 @@ class Record(_Row):
         return self.xml_member()[_OPEN + len(self.ref.encode()) : -_CLOSE]
 
     def json_member(self) -> bytes:
-        """`"REF":{RECORD}`, kept until the record changes."""
+        """`,"REF":{RECORD}`, kept until the record changes; the first of an object goes without the comma."""
         kept = self._json
         if kept is None:
             touched = self.touched
-            kept = dump_json(self.ref) + b":" + dump_json(json_keys(self.snapshot()))
+            kept = b",%b:%b" % (dump_json(self.ref), dump_json(json_keys(self.snapshot())))
             if self.touched == touched:
                 object.__setattr__(self, "_json", kept)
         return kept
 
     def json(self) -> bytes:
         """The record as JSON text."""
-        return self.json_member()[len(dump_json(self.ref)) + 1 :]
+        return self.json_member()[len(dump_json(self.ref)) + 2 :]
 
 
 def json_keys(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,11 +195,11 @@ def _check_text(call: Call) -> None:
             raise Failure("INVALID_VALUE", "Invalid UTF-8 string in parameter", safe) from error
 
 
-def success(call: Call, value_json: bytes) -> tuple[bytes, bytes, bytes]:
+def success(call: Call, value_json: Sequence[bytes]) -> tuple[bytes, ...]:
     """The reply that carries a value, in parts: a large value is not copied on its way out."""
     if call.version == 1:
-        return b'{"result":', value_json, b',"error":null,"id":%b}' % call.id
-    return b'{"jsonrpc":"2.0","result":', value_json, b',"id":%b}' % call.id
+        return b'{"result":', *value_json, b',"error":null,"id":%b}' % call.id
+    return b'{"jsonrpc":"2.0","result":', *value_json, b',"id":%b}' % call.id
 
 
 def failure(call: Call, description: Sequence[str]) -> bytes:

@@ -115,7 +115,7 @@ class XmlDoor:
 
 
 def _answer_xml(answer: Answer) -> Reply:
-    return Reply(200, (xmlrpc.SUCCESS_HEAD, answer.xml(), xmlrpc.SUCCESS_TAIL), xmlrpc.CONTENT_TYPE)
+    return Reply(200, (xmlrpc.SUCCESS_HEAD, *answer.xml_parts(), xmlrpc.SUCCESS_TAIL), xmlrpc.CONTENT_TYPE)
 
 
 class JsonDoor:
@@ -150,7 +150,7 @@ class JsonDoor:
         try:
             answer = self._call(origin, call.name, call.args)
             if isinstance(answer, Answer):
-                return Reply(200, jsonrpc.success(call, answer.json()), jsonrpc.CONTENT_TYPE)
+                return Reply(200, jsonrpc.success(call, answer.json_parts()), jsonrpc.CONTENT_TYPE)
         except Exception as error:  # noqa: BLE001  # whatever a handler does, its client gets a reply
             return self._failed(call, error)
         if isinstance(answer, asyncio.Future):
@@ -159,13 +159,13 @@ class JsonDoor:
 
     def _done(self, call: jsonrpc.Call, answer: asyncio.Future[Answer]) -> Reply:
         try:
-            return Reply(200, jsonrpc.success(call, answer.result().json()), jsonrpc.CONTENT_TYPE)
+            return Reply(200, jsonrpc.success(call, answer.result().json_parts()), jsonrpc.CONTENT_TYPE)
         except Exception as error:  # noqa: BLE001
             return self._failed(call, error)
 
     async def _later(self, call: jsonrpc.Call, pending: Awaitable[Answer]) -> Reply:
         try:
-            return Reply(200, jsonrpc.success(call, (await pending).json()), jsonrpc.CONTENT_TYPE)
+            return Reply(200, jsonrpc.success(call, (await pending).json_parts()), jsonrpc.CONTENT_TYPE)
         except Exception as error:  # noqa: BLE001
             return self._failed(call, error)
 

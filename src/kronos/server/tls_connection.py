@@ -103,20 +103,29 @@ class TlsConnection(Connection):
         turn, plain = 0, self._plain
         try:
             while plain and not self._transport_paused and turn < TURN:
-                piece = plain[0][:WRITE]
+                piece = self._next_piece()
                 self._session.write(piece)
                 self._transport.write(self._outgoing.read())
                 turn += len(piece)
-                if len(piece) == len(plain[0]):
-                    plain.popleft()
-                else:
-                    plain[0] = plain[0][len(piece) :]
         except ssl.SSLError:
             plain.clear()
             self._transport.abort()
         self._plain_size -= turn
         if plain and not self._transport_paused:
             self._shared.loop.call_soon(self._continue)
+
+    def _next_piece(self) -> memoryview | bytes:
+        """Up to WRITE bytes of what waits: a piece of a long part, or short parts together, as each costs a record."""
+        plain = self._plain
+        first = plain.popleft()
+        if len(first) > WRITE:
+            plain.appendleft(first[WRITE:])
+            return first[:WRITE]
+        together, size = [first], len(first)
+        while plain and size + len(plain[0]) <= WRITE:
+            size += len(plain[0])
+            together.append(plain.popleft())
+        return b"".join(together) if len(together) > 1 else first
 
     def _continue(self) -> None:
         if self._transport_paused or self._mode == DETACHED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from kronos.db.database import Database
 from kronos.db.records import SR, VM, Host, Pool, Session, Task
 from kronos.dispatch import registry, roles
 from kronos.dispatch import task as tasks
+from kronos.dispatch.answer import RecordsAnswer
 from kronos.dispatch.call import Call, Origin
 from kronos.dispatch.machine import Machine
 from kronos.dispatch.pipeline import Fault, Pipeline
@@ -372,3 +374,16 @@ def test_the_parts_of_a_call_need_no_role_of_their_own(road):
     ours = tasks.Task(road.db, message.full_name)
     call = Call(road.db, road.pipeline.machine, road.pipeline, REMOTE, message, operator, ours)
     assert call.invoke("VM_appliance.create", {"name_label": "a"}).startswith("OpaqueRef:")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_list_of_records_in_parts_is_the_same_as_in_one(road, count):
+    rows = [road.db.create(VM, name_label=f'"{n}" & <so> on') for n in range(count)]
+    for _ in range(2):  # rendered, and kept
+        answer = RecordsAnswer(rows)
+        assert b"".join(answer.json_parts()) == answer.json()
+        assert b"".join(answer.xml_parts()) == answer.xml()
+        assert {ref: record["name_label"] for ref, record in json.loads(answer.json()).items()} == {
+            row.ref: row.name_label for row in rows
+        }
+    assert [json.loads(row.json())["uuid"] for row in rows] == [row.uuid for row in rows]

@@ -163,7 +163,7 @@ def call(request: pytest.FixtureRequest) -> Call:
 
 
 def test_success_carries_the_value_and_the_id(call: Call) -> None:
-    reply = json.loads(b"".join(jsonrpc.success(call, b'{"a":1}')))
+    reply = json.loads(b"".join(jsonrpc.success(call, (b'{"a":1}',))))
     expected = {"result": {"a": 1}, "id": "é"}
     assert reply == (expected | {"error": None} if call.version == 1 else expected | {"jsonrpc": "2.0"})
 

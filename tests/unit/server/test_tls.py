@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 import stat
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from kronos.server import tls
+from kronos.server.tls_connection import WRITE, TlsConnection
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +123,16 @@ def test_a_suite_without_forward_secrecy_is_refused(pem: Path) -> None:
     client.set_ciphers("AES256-GCM-SHA384")
     with pytest.raises(ssl.SSLError):
         handshake(tls.server_context(pem), client)
+
+
+def test_many_short_parts_are_encrypted_together_and_arrive_whole_and_in_order() -> None:
+    connection = object.__new__(TlsConnection)
+    connection._plain = deque()
+    parts = [bytes([n % 256]) * size for n, size in enumerate((3, WRITE, 1, WRITE + 5, *[900] * 1000, 0, 7))]
+    connection._plain.extend(memoryview(part) for part in parts)
+    pieces = []
+    while connection._plain:
+        pieces.append(bytes(connection._next_piece()))
+    assert b"".join(pieces) == b"".join(parts)
+    assert max(map(len, pieces)) <= WRITE
+    assert len(pieces) <= 2 + sum(map(len, parts)) // (WRITE // 2)
