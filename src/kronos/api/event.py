@@ -133,7 +133,6 @@ async def from_(call: Call, classes: tuple[str, ...], token: str, timeout: float
     waited = wanted.only_tasks
     _refuse_to_wait(call)
     while True:
-        future = changes.register(at_once=wanted.only_tasks)
         generation = db.generation
         answer = None
         if generation > looked_until:
@@ -141,7 +140,6 @@ async def from_(call: Call, classes: tuple[str, ...], token: str, timeout: float
         news = answer is not None and bool(answer.events)
         left = deadline - time.monotonic()
         if news or left <= 0 or changes.closed:
-            changes.forget(future)
             if news and token and not waited:
                 await asyncio.sleep(BATCHING)
                 answer = None
@@ -149,6 +147,10 @@ async def from_(call: Call, classes: tuple[str, ...], token: str, timeout: float
                 answer = _answer(changes, since, wanted, shared=bool(token))
             return answer
         looked_until = generation
+        future = changes.register(at_once=wanted.only_tasks)
+        if db.generation != generation:
+            changes.forget(future)  # it changed between the look and the registration: look again
+            continue
         waited = await changes.next(future, left)
         if session not in db.rows:
             raise Failure("SESSION_INVALID", session)

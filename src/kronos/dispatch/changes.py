@@ -56,7 +56,7 @@ class Changes:
     def register(self, *, at_once: bool) -> asyncio.Future[bool]:
         """A future that the next commit completes: `at_once`, or with those that follow within BATCHING seconds.
 
-        Take it before looking at the database, so that none is missed.
+        What was looked at before it was taken may have changed since: compare the generations, or look after it.
         """
         future: asyncio.Future[bool] = self.loop.create_future()
         if self.closed:

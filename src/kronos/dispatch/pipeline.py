@@ -148,7 +148,7 @@ class Pipeline:
 
     async def _await(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Answer:
         answer = answer_of(handler.message, await handler.function(call, *arguments))
-        return await self.durability.after(answer)
+        return answer if self.durability.reached() else await self.durability.after(answer)
 
     async def _when_done(self, work: Awaitable[Answer]) -> Answer:
         try:
