@@ -139,6 +139,7 @@ def test_an_interface_comes_and_goes_while_it_runs(up: Guest) -> None:
     mac = client("VIF.get_MAC", vif).lower()
     wait_until(lambda: mac in shell.run("cat /sys/class/net/*/address"), 20, "the guest does not see it")
     wait_until(lambda: shell.run("ip -o -4 addr show eth1"), 30, "the guest's new interface has no address")
+    assert up.address(1) in shell.run("ip -o -4 addr show eth1")
     client("VIF.unplug", vif)
     assert client("VIF.get_currently_attached", vif) is False
     assert mac not in shell.run("cat /sys/class/net/*/address")
@@ -191,10 +192,20 @@ def test_it_is_rebooted_cleanly(up: Guest) -> None:
     shell.close()
 
 
-def test_it_runs_on_while_the_daemon_is_away(up: Guest) -> None:
+def test_virsh_shows_it_by_its_name(up: Guest) -> None:
+    (line,) = (line for line in up.daemon.virsh("list", "--title").splitlines() if up.uuid in line)
+    assert line.split()[0] == str(up.client("VM.get_domid", up.vm))
+    assert line.split()[2:] == ["running", "tiny"]
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_it_runs_on_while_the_daemon_is_away(up: Guest, end: str) -> None:
     pid = up.daemon.guest_pids()[up.uuid]
     domid = up.client("VM.get_domid", up.vm)
-    up.daemon.restart()
+    address = up.address()
+    getattr(up.daemon, end)()
+    assert up.daemon.host.succeeds("ping", "-c", "1", "-W", "5", address)
+    up.daemon.start()
     up.client = up.daemon.client(timeout=120)
     assert up.daemon.guest_pids()[up.uuid] == pid
     assert (up.power_state, up.client("VM.get_domid", up.vm)) == ("Running", domid)
@@ -237,5 +248,6 @@ def test_it_is_halted_at_once_when_it(how: str, up: Guest) -> None:
         seen = watcher.wait_for(
             lambda event: event["ref"] == up.vm and event["snapshot"]["power_state"] == "Halted"
         )
+    print(f"Halted in XenAPI {(seen - moment) * 1000:.0f} ms after its process ended")
     assert seen - moment < SOON
     assert up.power_state == "Halted"
