@@ -129,6 +129,7 @@ class Daemon:
         self._refresh_records(detected)
         self.follow = Follow(self.db, self.machine)
         self.follow.start()
+        storage.settle_disks(self.pipeline)
         allowed_operations.refresh(self.db)
 
     def _refresh_records(self, detected: Detected) -> None:

@@ -63,6 +63,13 @@ def _dangling(rows: Records) -> Iterator[str]:
                 allowed = field == "VDI" and row["empty"] and row[field] == NULL
                 if row[field] not in rows[target] and not allowed:
                     yield f"{cls} {ref} ({row['uuid']}): {field} {row[field]} does not exist"
+    images = Counter(row["suspend_VDI"] for row in rows["VM"].values() if row["power_state"] == "Suspended")
+    for ref, row in rows["VDI"].items():
+        if row["type"] == "suspend" and images[ref] != 1:
+            yield f"VDI {ref} is the suspend image of {images[ref]} suspended VMs"
+    for row in rows["VM"].values():
+        if (row["power_state"] == "Suspended") != (row["suspend_VDI"] in rows["VDI"]):
+            yield f"VM {row['uuid']} is {row['power_state']}, and its suspend image is {row['suspend_VDI']}"
     for cls, field in (("VM_metrics", "metrics"), ("VM_guest_metrics", "guest_metrics")):
         used = Counter(row[field] for row in rows["VM"].values())
         for ref in rows[cls]:

@@ -235,7 +235,7 @@ class Worker:
 
         return Operation("VM.start", lambda c: c("VM.start", vm, paused, False), effect, moves=vm)
 
-    def _to_state(self, method: str, before: tuple[str, ...], after: str) -> Operation | None:
+    def _to_state(self, method: str, before: tuple[str, ...], after: str, *args: Any) -> Operation | None:
         vm = self._vm(*before)
         if vm is None:
             return None
@@ -246,7 +246,8 @@ class Worker:
             else:
                 model.objects["VM"][vm] |= {"power_state": after}
 
-        return Operation(method, lambda c: c(method, vm), effect, moves=vm if after == "Halted" else "")
+        moves = "" if method in ("VM.pause", "VM.unpause") else vm
+        return Operation(method, lambda c: c(method, vm, *args), effect, moves=moves)
 
     def _pause_vm(self) -> Operation | None:
         return self._to_state("VM.pause", ("Running",), "Paused")
@@ -255,7 +256,13 @@ class Worker:
         return self._to_state("VM.unpause", ("Paused",), "Running")
 
     def _stop_vm(self) -> Operation | None:
-        return self._to_state("VM.hard_shutdown", ("Running", "Paused"), "Halted")
+        return self._to_state("VM.hard_shutdown", ("Running", "Paused", "Suspended"), "Halted")
+
+    def _suspend_vm(self) -> Operation | None:
+        return self._to_state("VM.suspend", ("Running",), "Suspended")
+
+    def _resume_vm(self) -> Operation | None:
+        return self._to_state("VM.resume", ("Suspended",), "Running", False, False)
 
     # --- fields ------------------------------------------------------------------------------------------------
 
@@ -510,6 +517,8 @@ WEIGHTS = {
     "pause_vm": 2,
     "unpause_vm": 2,
     "stop_vm": 3,
+    "suspend_vm": 3,
+    "resume_vm": 3,
     "set_description": 4,
     "add_to_map": 4,
     "remove_from_map": 3,

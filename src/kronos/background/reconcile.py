@@ -14,7 +14,7 @@ from kronos.api.vm.backing import port_of
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
 from kronos.db.database import Database
-from kronos.db.records import VBD, VIF, VM
+from kronos.db.records import SR, VBD, VDI, VIF, VM
 from kronos.dispatch.machine import Machine
 from kronos.hypervisor.base import DeviceId, State, Status
 from kronos.network.names import port_name
@@ -26,11 +26,15 @@ log = logging.getLogger(__name__)
 
 def reconcile(db: Database, machine: Machine) -> None:
     """Find the VMs that run on, and write down those that ended meanwhile."""
-    running = {status.uuid: status for status in machine.hypervisor.statuses()}
+    here = [db.get(VM, ref) for ref in db.referrers("VM", "resident_on", machine.host_ref)]
+    for row in here:
+        if row.suspend_VDI != NULL:
+            machine.hypervisor.abandon_suspend(row.uuid)
+    running = _running(db, machine)
     for ref in db.referrers("VM", "scheduled_to_be_resident_on", machine.host_ref):
         # Whoever reserved memory here for it is no more.
         db.get(VM, ref).scheduled_to_be_resident_on = NULL
-    _write_ended(db, machine, running)
+    _write_ended(db, machine, here, running)
     vms = [vm for status in running.values() if (vm := _adopted(db, machine, status)) is not None]
     for vm in vms:
         _compare_devices(db, machine, vm)
@@ -42,11 +46,42 @@ def reconcile(db: Database, machine: Machine) -> None:
         log.error("The rules of guests' ports are not seen to: %s", error)
 
 
-def _write_ended(db: Database, machine: Machine, running: Mapping[str, Status]) -> None:
-    for row in [db.get(VM, ref) for ref in db.referrers("VM", "resident_on", machine.host_ref)]:
-        if row.uuid not in running and not row.is_control_domain:
+def _running(db: Database, machine: Machine) -> dict[str, Status]:
+    """What runs here. A guest that somebody who is no more has begun to start is waited for."""
+    statuses = machine.hypervisor.statuses()
+    paused = {row.uuid for row in db.all(VM) if row.power_state == "Paused"}
+    starting = [each for each in statuses if each.state is State.PAUSED and each.uuid not in paused]
+    for each in starting:
+        machine.hypervisor.await_start(each.uuid)
+    if starting:
+        statuses = machine.hypervisor.statuses()
+    return {status.uuid: status for status in statuses}
+
+
+def _write_ended(db: Database, machine: Machine, here: Sequence[VM], running: Mapping[str, Status]) -> None:
+    for row in here:
+        if row.uuid in running or row.is_control_domain:
+            continue
+        image = db.find(VDI, row.suspend_VDI)
+        if image is not None and _holds_memory(db, machine, image):
+            log.info("VM %s was suspended by a call that a crash cut short", row.uuid)
+            state.suspended(db, machine, row, image)
+        else:
             log.info("VM %s ended while this daemon was away", row.uuid)
             state.halted(db, machine, row)
+
+
+def _holds_memory(db: Database, machine: Machine, image: VDI) -> bool:
+    """Whether all of a guest's memory was written to its suspend image."""
+    sr = db.find(SR, image.SR)
+    driver = machine.storage.get(sr.uuid) if sr is not None else None
+    if driver is None:
+        return False
+    try:
+        return machine.hypervisor.is_saved(driver.volume_attach(image.uuid, False).path)
+    except Failure as failure:
+        log.warning("Suspend image %s: %s", image.uuid, failure)
+        return False
 
 
 def _adopted(db: Database, machine: Machine, status: Status) -> VM | None:
@@ -61,7 +96,12 @@ def _adopted(db: Database, machine: Machine, status: Status) -> VM | None:
         log.info("VM %s was started by a call that a crash cut short", status.uuid)
         state.started(db, machine, row, status.domid, paused=paused)
     else:
-        db.write(row, {"power_state": "Paused" if paused else "Running", "domid": status.domid})
+        fields = {
+            "power_state": "Paused" if paused else "Running",
+            "domid": status.domid,
+            "suspend_VDI": NULL,
+        }
+        db.write(row, fields)
     return row
 
 

@@ -328,6 +328,16 @@ class Hypervisor(ABC):
         """The versions of the layers below, by name: libvirt, qemu, xen."""
         return {}
 
+    def abandon_suspend(self, uuid: str) -> None:  # noqa: B027 - optional
+        """End a suspend whose caller is no more: on return the VM runs on, or its memory has been written whole."""
+
+    def await_start(self, uuid: str) -> None:  # noqa: B027 - optional
+        """Wait for a start or resume that an earlier caller, which is no more, has begun."""
+
+    def is_saved(self, path: Path) -> bool:
+        """Whether a file holds all of a suspended VM's memory."""
+        return False
+
     def devices(self, uuid: str) -> set[DeviceId]:
         """The disks and interfaces that a live VM has now."""
         raise Failure("VM_LACKS_FEATURE", uuid)

@@ -114,6 +114,12 @@ class Fake(Hypervisor):
             raise Failure("VM_CHECKPOINT_RESUME_FAILED", domain.uuid)
         return self.start(domain, paused=paused)
 
+    def is_saved(self, path: Path) -> bool:
+        try:
+            return "memory" in json.loads(path.read_text())
+        except (OSError, ValueError):
+            return False
+
     def statuses(self) -> list[Status]:
         with self._guard:
             return [Status(uuid, guest.domid, guest.state) for uuid, guest in self.guests.items()]

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -46,6 +47,7 @@ from kronos.hypervisor.turns import Turns
 log = logging.getLogger(__name__)
 
 LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
+_PATIENCE = 30.0  # seconds that a suspend may take to give up
 _LONGEST_SOCKET = 107  # sun_path, without the closing zero
 _ENDED = (EventKind.HALTED, EventKind.SUSPENDED)
 _STATE_AFTER = {
@@ -131,6 +133,29 @@ class LibvirtHypervisor(Hypervisor):
                 return int(handle.lookupByUUIDString(domain.uuid).ID())
             except libvirt.libvirtError as error:
                 self._refuse_start(handle, domain, error)
+
+    def abandon_suspend(self, uuid: str) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        try:
+            domain = self._lookup(uuid)
+            while domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE and time.monotonic() < deadline:
+                with suppress(libvirt.libvirtError):  # it may have come too far
+                    domain.abortJob()
+                time.sleep(0.05)
+        except libvirt.libvirtError as error:
+            log.debug("Suspend of %s: %s", uuid, error)  # the VM is gone: all has been written
+
+    def await_start(self, uuid: str) -> None:
+        # libvirt lets nobody ask QEMU anything before a start or restore has ended.
+        with suppress(libvirt.libvirtError):
+            self._lookup(uuid).memoryStats()
+
+    def is_saved(self, path: Path) -> bool:
+        try:
+            self._connection.handle().saveImageGetXMLDesc(os.fspath(path))
+        except libvirt.libvirtError:  # libvirt marks a file as whole when it is
+            return False
+        return True
 
     def statuses(self) -> list[Status]:
         try:

@@ -77,6 +77,7 @@ class Xapi:
         """What the next start of the daemon does after this one was killed."""
         self.machine.storage.clear()
         storage_inventory.refresh(self.pipeline, self.types, default)
+        storage_inventory.settle_disks(self.pipeline)
 
     # Things to work with.
 

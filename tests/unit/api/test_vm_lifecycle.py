@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid as uuids
@@ -10,6 +11,7 @@ import pytest
 
 from kronos.api.vm import lifecycle
 from kronos.background.follow import Follow
+from kronos.background.inventory import storage as storage_inventory
 from kronos.background.reconcile import reconcile
 from kronos.datamodel.errors import Failure
 from kronos.db.records import VBD, VDI, VIF, VM, Console, Task, VM_metrics
@@ -354,6 +356,40 @@ def test_a_daemon_that_may_not_look_at_port_rules_still_finds_its_vms(host, monk
     monkeypatch.setattr(host.network, "secured", refuse)
     reconcile(host.db, host.machine)
     assert vm.power_state == "Running"
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_suspend_that_was_cut_short_counts_if_all_memory_was_written(host, written):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host.follow.close()
+    image = host.vdi(host.storage, type="suspend", sm_config={"type": "raw"})
+    vm.suspend_VDI = image.ref
+    intents = host.machine.intents
+    (intents.directory / "vm-suspend").write_text(json.dumps({"kind": "disks", "vdis": image.uuid}))
+    path = host.driver(host.storage).volume_attach(image.uuid, True).path
+    host.hypervisor.suspend(vm.uuid, path)
+    if not written:
+        path.write_text("half")
+    reconcile(host.db, host.machine)
+    storage_inventory.settle_disks(host.pipeline)
+    assert vm.power_state == ("Suspended" if written else "Halted")
+    assert vm.suspend_VDI == (image.ref if written else "OpaqueRef:NULL")
+    assert (image.ref in host.db.rows) is written
+    assert intents.left() == {}
+
+
+def test_memory_of_a_vm_that_has_come_back_goes_at_the_next_start_if_a_crash_kept_it(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    image = host.vdi(host.storage, type="suspend", sm_config={"type": "raw"})
+    vm.suspend_VDI = image.ref
+    intents = host.machine.intents
+    (intents.directory / "vm-resume").write_text(json.dumps({"kind": "disks", "vdis": image.uuid}))
+    reconcile(host.db, host.machine)
+    storage_inventory.settle_disks(host.pipeline)
+    assert (vm.power_state, vm.suspend_VDI) == ("Running", "OpaqueRef:NULL")
+    assert host.db.find(VDI, image.ref) is None
 
 
 def test_two_starts_of_one_vm_do_not_both_run(host):

@@ -168,6 +168,9 @@ def test_a_suspended_vm_comes_back(world: Any, tmp_path: Path, paused: bool) -> 
     domain = world.started()
 
     world.hypervisor.suspend(domain.uuid, tmp_path / "image")
+    (tmp_path / "half").write_bytes((tmp_path / "image").read_bytes()[:10])
+    assert world.hypervisor.is_saved(tmp_path / "image")
+    assert not world.hypervisor.is_saved(tmp_path / "half")
     assert domain.uuid not in world.states()
     assert world.wait_for(domain.uuid, EventKind.SUSPENDED)
     assert EventKind.HALTED not in world.kinds(domain.uuid)

@@ -6,7 +6,7 @@ import uuid as uuids
 from collections.abc import Callable
 
 from kronos.api.vm import state
-from kronos.api.vm.lifecycle import drop_suspend_image, power_off
+from kronos.api.vm.lifecycle import power_off, throw_away
 from kronos.api.vm.new_disks import NewDisks, new_disks
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, now
@@ -159,7 +159,7 @@ def revert(call: Call, snapshot: str) -> None:
     if vm is None:
         raise Failure("VM_REVERT_FAILED", snapshot, source.snapshot_of)
     if vm.power_state == "Suspended":
-        drop_suspend_image(call, vm)
+        throw_away(call, vm)
     elif vm.power_state != "Halted":
         power_off(call, vm)
     state.halted(db, call.machine, vm)

@@ -9,12 +9,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from kronos.api.vm import state
 from kronos.api.vm.backing import attach, attach_disks, bring_up_networks, secure_ports
 from kronos.api.vm.naming import named_by_reference
+from kronos.api.vm.new_disks import last_use, new_disks
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
 from kronos.db.records import SR, VBD, VDI, VM, Host, Pool
@@ -135,13 +136,12 @@ def suspend(call: Call, vm: str) -> None:
     sr = suspend_sr(call, row)
     # The saved state is a little more than the memory: devices and the page tables of the format.
     size = row.memory_static_max + row.memory_static_max // 64 + (64 << 20)
-    with named_by_reference(row), ExitStack() as undo:
-        ref = call.invoke(
-            "VDI.create",
+    with named_by_reference(row), new_disks(call, row.uuid) as disks, ExitStack() as undo:
+        image = disks.create(
+            sr,
             {
                 "name_label": "Suspend image",
                 "name_description": f"Suspend image of {row.name_label}",
-                "SR": sr.ref,
                 "virtual_size": size,
                 "type": "suspend",
                 "sharable": False,
@@ -150,13 +150,15 @@ def suspend(call: Call, vm: str) -> None:
                 "sm_config": {"type": "raw"},
             },
         )
-        undo.callback(call.invoke, "VDI.destroy", ref)
-        vdi = call.db.get(VDI, ref)
-        attachment = attach(call, vdi, writable=True, undo=undo)
+        attachment = attach(call, image, writable=True, undo=undo)
+        # From here on the guest may be gone: should this daemon be killed, the next one looks whether all was written.
+        row.suspend_VDI = image.ref
+        undo.callback(setattr, row, "suspend_VDI", NULL)
+        call.pipeline.durability.block()
         call.task.progress(0.1)
         call.machine.hypervisor.suspend(row.uuid, attachment.path)
         undo.pop_all()
-    state.suspended(call.db, call.machine, row, vdi)
+        state.suspended(call.db, call.machine, row, image)
 
 
 def suspend_sr(call: Call, vm: VM) -> SR:
@@ -193,6 +195,7 @@ def wake(call: Call, vm: VM, place: Callable[[], object], *, paused: bool) -> No
     with (
         named_by_reference(vm),
         call.pipeline.holds.hold_all(disks, "attach", call.task),
+        last_use(call, vm, image),
         ExitStack() as undo,
     ):
         reserve(call, vm, place, undo)
@@ -203,7 +206,8 @@ def wake(call: Call, vm: VM, place: Callable[[], object], *, paused: bool) -> No
             domid = call.machine.hypervisor.resume(described, attachment.path, paused=paused)
         undo.pop_all()
         state.started(db, call.machine, vm, domid, paused=paused)
-    drop(call, image)
+        call.pipeline.durability.block()
+        drop(call, image)
 
 
 def drop(call: Call, image: VDI) -> None:
@@ -230,10 +234,10 @@ def hard_shutdown(call: Call, vm: str) -> None:
     row = _vm(call, vm)
     cancel_others(call, row)
     if row.power_state == "Suspended":
-        drop_suspend_image(call, row)
+        throw_away(call, row)
     else:
         power_off(call, row)
-    state.halted(call.db, call.machine, row)
+        state.halted(call.db, call.machine, row)
 
 
 @message("VM.shutdown", holds="shutdown")
@@ -255,10 +259,10 @@ def shutdown(call: Call, vm: str) -> None:
         else:
             return
     if row.power_state == "Suspended":
-        drop_suspend_image(call, row)
+        throw_away(call, row)
     elif row.power_state != "Halted":
         power_off(call, row)
-    state.halted(call.db, call.machine, row)
+        state.halted(call.db, call.machine, row)
 
 
 def power_off(call: Call, vm: VM) -> None:
@@ -271,11 +275,14 @@ def power_off(call: Call, vm: VM) -> None:
             raise
 
 
-def drop_suspend_image(call: Call, vm: VM) -> None:
+def throw_away(call: Call, vm: VM) -> None:
+    """A suspended VM is Halted, and its saved memory destroyed."""
     image = call.db.find(VDI, vm.suspend_VDI)
-    vm.suspend_VDI = NULL
-    if image is not None:
-        drop(call, image)
+    with last_use(call, vm, image) if image is not None else nullcontext():
+        state.halted(call.db, call.machine, vm)
+        call.pipeline.durability.block()
+        if image is not None:
+            drop(call, image)
 
 
 @message("VM.clean_reboot", holds="clean_reboot")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from kronos.api.vdi import branching, copying, lifecycle
-from kronos.db.records import SR, VDI
+from kronos.db.records import SR, VDI, VM
 from kronos.dispatch.call import Call
 
 
@@ -48,6 +48,14 @@ class NewDisks:
     def _made(self, vdi: VDI) -> VDI:
         self._undo.callback(self._call.invoke, "VDI.destroy", vdi.ref)
         return vdi
+
+
+@contextmanager
+def last_use(call: Call, vm: VM, disk: VDI) -> Iterator[None]:
+    """Inside, a disk is used for the last time and then destroyed: a crash once no VM refers to it destroys it too."""
+    facts = {"kind": "disks", "vdis": disk.uuid}
+    with call.machine.intents.declared(f"vm-{vm.uuid}", facts):
+        yield
 
 
 @contextmanager

@@ -181,6 +181,8 @@ def _forget_run(db: Database, vm: VM, state: str) -> None:
         "requires_reboot": False,
         "pending_guidances": (),
     }
+    if state == "Halted":
+        fields["suspend_VDI"] = NULL
     db.write(vm, fields)
     if metrics is not None:
         db.delete(metrics)

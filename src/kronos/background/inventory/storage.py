@@ -33,7 +33,6 @@ def refresh(pipeline: Pipeline, drivers: Iterable[str], default_location: Path |
     for pbd in [db.get(PBD, ref) for ref in db.get(Host, machine.host_ref).PBDs]:
         if pbd.currently_attached:
             _plug_again(pipeline, pbd)
-    _settle_disks(pipeline)
     if default_location is not None and not db.all(SR):
         try:
             _first_sr(pipeline, default_location)
@@ -94,8 +93,11 @@ def _settle_srs(pipeline: Pipeline) -> None:
             machine.intents.settle(name)
 
 
-def _settle_disks(pipeline: Pipeline) -> None:
-    """Disks made for a VM that a crash kept from coming into being: those that no VBD refers to go."""
+def settle_disks(pipeline: Pipeline) -> None:
+    """Disks made for a VM, or for its memory, by a call that a crash cut short: those that no VM refers to go.
+
+    Once the VMs' records say what runs, and so which memory is still needed.
+    """
     machine = pipeline.machine
     for name, facts in machine.intents.left().items():
         uuids = [uuid for uuid in facts.get("vdis", "").split(",") if uuid]
@@ -107,9 +109,9 @@ def _drop(pipeline: Pipeline, uuid: str) -> bool:
     """Destroy a disk unless it is in use. False: not now, since its SR is out of reach."""
     db = pipeline.db
     ref = db.tables["VDI"].by_uuid(uuid)
-    if ref is None or db.get(VDI, ref).VBDs:
+    if ref is None or db.get(VDI, ref).VBDs or db.referrers("VM", "suspend_VDI", ref):
         return True
-    log.warning("VDI %s was made for a VM that a crash kept from being made", uuid)
+    log.warning("VDI %s was made for a VM by a call that a crash cut short", uuid)
     try:
         pipeline.perform_internal("VDI.destroy", ref)
     except Failure as failure:
