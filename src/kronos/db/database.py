@@ -118,6 +118,13 @@ class Database:
         predicate = parse(expression)
         return self.tables[kind.kind.name].matching(predicate, expression)  # type: ignore[return-value]
 
+    def written(self) -> int:
+        """The journal's position after everything that a reader may have seen, an open transaction's too."""
+        if self._changes:
+            with self.lock:
+                return self.position
+        return self.position
+
     # --- writing ---------------------------------------------------------------------------------------------
 
     def transaction(self) -> Transaction:

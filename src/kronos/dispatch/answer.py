@@ -16,6 +16,9 @@ class Answer:
 
     __slots__ = ("type", "value")
 
+    lazy = False
+    """Is it written from rows as they are then? Whoever sends it waits for the disk after writing it."""
+
     def __init__(self, kind: Type, value: Any) -> None:
         self.type = kind
         self.value = value
@@ -45,6 +48,8 @@ class RecordAnswer(Answer):
 
     __slots__ = ("row",)
 
+    lazy = True
+
     def __init__(self, row: Record) -> None:
         self.row = row
 
@@ -63,6 +68,8 @@ class RecordsAnswer(Answer):
     """A map from reference to record, of the rows' kept forms: a hundred clients are sent the same bytes."""
 
     __slots__ = ("rows",)
+
+    lazy = True
 
     def __init__(self, rows: Iterable[Record]) -> None:
         self.rows = list(rows)
@@ -94,6 +101,8 @@ class EventsAnswer(Answer):
     """
 
     __slots__ = ("_json", "_xml", "counts", "events", "token")
+
+    lazy = True
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ class Durability:
     def reached(self) -> bool:
         """Is everything written so far on disk?"""
         journal = self.db.journal
-        return journal is None or journal.durable >= self.db.position
+        return journal is None or journal.durable >= self.db.written()
 
     def after(self, answer: Answer) -> asyncio.Future[Answer]:
         """The answer, once everything written until now is on disk; INTERNAL_ERROR when it never will be.
@@ -32,7 +32,7 @@ class Durability:
         A future and no coroutine: what most calls that write wait for takes no task of its own.
         """
         journal = self.db.journal
-        position = self.db.position
+        position = self.db.written()
         future: asyncio.Future[Answer] = self.loop.create_future()
         if journal is None or journal.durable >= position:
             future.set_result(answer)
@@ -47,7 +47,7 @@ class Durability:
     def block(self) -> None:
         """The same for a worker thread."""
         if self.db.journal is not None:
-            self.db.journal.wait(self.db.position)
+            self.db.journal.wait(self.db.written())
 
     def _durable(self, ticket: int) -> None:
         self.loop.call_soon_threadsafe(self._release, ticket)

@@ -144,11 +144,19 @@ class Pipeline:
         return self._when_done(work)
 
     def _when_durable(self, answer: Answer) -> Answer | Awaitable[Answer]:
-        return answer if self.durability.reached() else self.durability.after(answer)
+        return answer if answer.lazy or self.durability.reached() else self.durability.after(answer)
+
+    def settled(self) -> bool:
+        """Is everything that an answer may show by now on disk?"""
+        return self.durability.reached()
+
+    async def settle(self) -> None:
+        """Wait until it is. Raises INTERNAL_ERROR when it never will be."""
+        await self.durability.after(VOID_ANSWER)
 
     async def _await(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Answer:
         answer = answer_of(handler.message, await handler.function(call, *arguments))
-        return answer if self.durability.reached() else await self.durability.after(answer)
+        return answer if answer.lazy or self.durability.reached() else await self.durability.after(answer)
 
     async def _when_done(self, work: Awaitable[Answer]) -> Answer:
         try:
@@ -156,7 +164,7 @@ class Pipeline:
         except Failure:
             await self.durability.after(VOID_ANSWER)
             raise
-        return await self.durability.after(answer)
+        return answer if answer.lazy else await self.durability.after(answer)
 
     def _work(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Answer:
         """A handler with its hold, on a worker thread. What is not a Failure becomes INTERNAL_ERROR."""

@@ -27,6 +27,10 @@ class Road(Protocol):
 
     def call(self, origin: Origin, name: str, args: Sequence[object]) -> Answer | Awaitable[Answer]: ...
 
+    def settled(self) -> bool: ...
+
+    async def settle(self) -> None: ...
+
 
 def add_doors(doors: Doors, road: Road, inline_body: int) -> None:
     """Serve both protocols on their paths. A body above `inline_body` bytes is parsed on a thread, off the loop."""
@@ -59,6 +63,7 @@ class XmlDoor:
     """XML-RPC."""
 
     def __init__(self, road: Road, inline_body: int) -> None:
+        self._road = road
         self._call = road.call
         self._inline_body = inline_body
 
@@ -83,7 +88,8 @@ class XmlDoor:
         try:
             answer = self._call(origin, name, args)
             if isinstance(answer, Answer):
-                return _answer_xml(answer)
+                reply = _answer_xml(answer)
+                return self._settled(name, reply) if answer.lazy and not self._road.settled() else reply
         except Exception as error:  # noqa: BLE001  # whatever a handler does, its client gets a reply
             return self._failed(name, error)
         if isinstance(answer, asyncio.Future):
@@ -98,8 +104,19 @@ class XmlDoor:
 
     async def _later(self, name: str, pending: Awaitable[Answer]) -> Reply:
         try:
-            return _answer_xml(await pending)
+            answer = await pending
+            reply = _answer_xml(answer)
+            if answer.lazy and not self._road.settled():
+                await self._road.settle()
+            return reply
         except Exception as error:  # noqa: BLE001
+            return self._failed(name, error)
+
+    async def _settled(self, name: str, reply: Reply) -> Reply:
+        try:
+            await self._road.settle()
+            return reply
+        except Failure as error:
             return self._failed(name, error)
 
     def _failed(self, name: str, error: Exception) -> Reply:
@@ -118,10 +135,15 @@ def _answer_xml(answer: Answer) -> Reply:
     return Reply(200, (xmlrpc.SUCCESS_HEAD, *answer.xml_parts(), xmlrpc.SUCCESS_TAIL), xmlrpc.CONTENT_TYPE)
 
 
+def _answer_json(call: jsonrpc.Call, answer: Answer) -> Reply:
+    return Reply(200, jsonrpc.success(call, answer.json_parts()), jsonrpc.CONTENT_TYPE)
+
+
 class JsonDoor:
     """JSON-RPC 1.0 and 2.0."""
 
     def __init__(self, road: Road, inline_body: int) -> None:
+        self._road = road
         self._call = road.call
         self._inline_body = inline_body
 
@@ -150,7 +172,8 @@ class JsonDoor:
         try:
             answer = self._call(origin, call.name, call.args)
             if isinstance(answer, Answer):
-                return Reply(200, jsonrpc.success(call, answer.json_parts()), jsonrpc.CONTENT_TYPE)
+                reply = _answer_json(call, answer)
+                return self._settled(call, reply) if answer.lazy and not self._road.settled() else reply
         except Exception as error:  # noqa: BLE001  # whatever a handler does, its client gets a reply
             return self._failed(call, error)
         if isinstance(answer, asyncio.Future):
@@ -159,14 +182,25 @@ class JsonDoor:
 
     def _done(self, call: jsonrpc.Call, answer: asyncio.Future[Answer]) -> Reply:
         try:
-            return Reply(200, jsonrpc.success(call, answer.result().json_parts()), jsonrpc.CONTENT_TYPE)
+            return _answer_json(call, answer.result())
         except Exception as error:  # noqa: BLE001
             return self._failed(call, error)
 
     async def _later(self, call: jsonrpc.Call, pending: Awaitable[Answer]) -> Reply:
         try:
-            return Reply(200, jsonrpc.success(call, (await pending).json_parts()), jsonrpc.CONTENT_TYPE)
+            answer = await pending
+            reply = _answer_json(call, answer)
+            if answer.lazy and not self._road.settled():
+                await self._road.settle()
+            return reply
         except Exception as error:  # noqa: BLE001
+            return self._failed(call, error)
+
+    async def _settled(self, call: jsonrpc.Call, reply: Reply) -> Reply:
+        try:
+            await self._road.settle()
+            return reply
+        except Failure as error:
             return self._failed(call, error)
 
     async def _batch(self, origin: Origin, calls: list[jsonrpc.Call | jsonrpc.Malformed]) -> Reply:
