@@ -30,7 +30,7 @@ def reconcile(db: Database, machine: Machine) -> None:
     for row in here:
         if row.suspend_VDI != NULL:
             machine.hypervisor.abandon_suspend(row.uuid)
-    running = _running(db, machine)
+    running = _running(machine, here)
     for ref in db.referrers("VM", "scheduled_to_be_resident_on", machine.host_ref):
         # Whoever reserved memory here for it is no more.
         db.get(VM, ref).scheduled_to_be_resident_on = NULL
@@ -46,10 +46,10 @@ def reconcile(db: Database, machine: Machine) -> None:
         log.error("The rules of guests' ports are not seen to: %s", error)
 
 
-def _running(db: Database, machine: Machine) -> dict[str, Status]:
+def _running(machine: Machine, here: Sequence[VM]) -> dict[str, Status]:
     """What runs here. A guest that somebody who is no more has begun to start is waited for."""
     statuses = machine.hypervisor.statuses()
-    paused = {row.uuid for row in db.all(VM) if row.power_state == "Paused"}
+    paused = {row.uuid for row in here if row.power_state == "Paused"}
     starting = [each for each in statuses if each.state is State.PAUSED and each.uuid not in paused]
     for each in starting:
         machine.hypervisor.await_start(each.uuid)
