@@ -11,73 +11,29 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from harness.audit import Records
 from harness.client import Client, NoAnswer
 from harness.daemon import Daemon
 from harness.guests import MIB, add_disk, add_interface, new_disk, vm_record
+from harness.model import (
+    OWNED,
+    Model,
+    Operation,
+    adopt,
+    differences,
+    named_row,
+    owned,
+    vbd_row,
+    vdi_row,
+    vif_row,
+    vm_row,
+)
 from kronos.datamodel.errors import Failure
 
-OWNED = ("VM", "VDI", "network")
 # Refusals that the model does not foresee: a chain that grew too long, and memory that other tests have taken.
 EXPECTED = ("SR_BACKEND_FAILURE_109", "HOST_NOT_ENOUGH_FREE_MEMORY", "NO_HOSTS_AVAILABLE")
-
-
-@dataclass
-class Model:
-    """What must be there: some fields of each object, by class and reference.
-
-    `shapes` are VMs made from others whose devices have not been looked at yet: (class, size or network) of each.
-    """
-
-    objects: dict[str, dict[str, dict[str, Any]]] = field(
-        default_factory=lambda: {cls: {} for cls in ("VM", "VDI", "VBD", "VIF", "network")}
-    )
-    shapes: dict[str, Counter[tuple[str, Any]]] = field(default_factory=dict)
-
-    def of_vm(self, cls: str, vm: str) -> dict[str, dict[str, Any]]:
-        return {ref: row for ref, row in self.objects[cls].items() if row["VM"] == vm}
-
-    def halted(self, vm: str) -> None:
-        self.objects["VM"][vm] |= {"power_state": "Halted"}
-        for cls in ("VBD", "VIF"):
-            for row in self.of_vm(cls, vm).values():
-                row["currently_attached"] = False
-
-    def started(self, vm: str, state: str) -> None:
-        self.objects["VM"][vm] |= {"power_state": state}
-        for cls in ("VBD", "VIF"):
-            for row in self.of_vm(cls, vm).values():
-                row["currently_attached"] = True
-
-    def forget_vm(self, vm: str) -> None:
-        del self.objects["VM"][vm]
-        self.shapes.pop(vm, None)
-        for cls in ("VBD", "VIF"):
-            for ref in self.of_vm(cls, vm):
-                del self.objects[cls][ref]
-
-    def forget_vdi(self, vdi: str) -> None:
-        del self.objects["VDI"][vdi]
-        for ref in [ref for ref, row in self.objects["VBD"].items() if row["VDI"] == vdi]:
-            del self.objects["VBD"][ref]
-
-
-Effect = Callable[[Model, Any], None]
-
-
-@dataclass
-class Operation:
-    """One call. `made` is the class of the object that it makes, empty where it makes none; `moves` is the VM that it
-    starts or ends."""
-
-    method: str
-    run: Callable[[Client], Any]
-    effect: Effect
-    made: str = ""
-    moves: str = ""
 
 
 class Worker:
@@ -177,7 +133,7 @@ class Worker:
         record = vm_record(self.daemon.state, name)
 
         def effect(model: Model, ref: Any) -> None:
-            model.objects["VM"][ref] = _vm_row(name)
+            model.objects["VM"][ref] = vm_row(name)
 
         return Operation("VM.create", lambda c: c("VM.create", record), effect, "VM")
 
@@ -194,7 +150,7 @@ class Worker:
         def effect(model: Model, ref: Any) -> None:
             ref = ref.removeprefix("<value>").removesuffix("</value>")
             kept = {"name_description": expected["name_description"], "tags": list(expected["tags"])}
-            model.objects["VM"][ref] = _vm_row(name) | kept | {"is_a_snapshot": snapshot}
+            model.objects["VM"][ref] = vm_row(name) | kept | {"is_a_snapshot": snapshot}
             model.shapes[ref] = shape
 
         def run(client: Client) -> Any:
@@ -325,7 +281,7 @@ class Worker:
         name, size = self._new_name(), self.random.randrange(1, 64) * MIB
 
         def effect(model: Model, ref: Any) -> None:
-            model.objects["VDI"][ref] = _vdi_row(name, size)
+            model.objects["VDI"][ref] = vdi_row(name, size)
 
         return Operation("VDI.create", lambda c: new_disk(c, name, size), effect, "VDI")
 
@@ -340,7 +296,7 @@ class Worker:
         def effect(model: Model, ref: Any) -> None:
             inherited = {"name_description": expected["name_description"]}
             inherited["other_config"] = dict(expected["other_config"])
-            made = _vdi_row(expected["name_label"], expected["virtual_size"]) | inherited
+            made = vdi_row(expected["name_label"], expected["virtual_size"]) | inherited
             model.objects["VDI"][ref] = made | {"is_a_snapshot": snapshot}
 
         return Operation(method, lambda c: c(method, source, {}), effect, "VDI")
@@ -381,7 +337,7 @@ class Worker:
             return None
 
         def effect(model: Model, ref: Any) -> None:
-            model.objects["VBD"][ref] = _vbd_row(vm, vdi, device)
+            model.objects["VBD"][ref] = vbd_row(vm, vdi, device)
 
         return Operation("VBD.create", lambda c: add_disk(c, vm, vdi, device), effect, "VBD")
 
@@ -392,7 +348,7 @@ class Worker:
             return None
 
         def effect(model: Model, ref: Any) -> None:
-            model.objects["VIF"][ref] = _vif_row(vm, network, device)
+            model.objects["VIF"][ref] = vif_row(vm, network, device)
 
         return Operation("VIF.create", lambda c: add_interface(c, vm, network, device), effect, "VIF")
 
@@ -463,7 +419,7 @@ class Worker:
         }
 
         def effect(model: Model, ref: Any) -> None:
-            model.objects["network"][ref] = _row(name)
+            model.objects["network"][ref] = named_row(name)
 
         return Operation("network.create", lambda c: c("network.create", record), effect, "network")
 
@@ -536,107 +492,3 @@ WEIGHTS = {
     "create_network": 2,
     "destroy_network": 1,
 }
-
-
-def _row(name: str) -> dict[str, Any]:
-    return {"name_label": name, "name_description": "", "other_config": {}, "tags": []}
-
-
-def _vm_row(name: str) -> dict[str, Any]:
-    return _row(name) | {"power_state": "Halted", "is_a_snapshot": False}
-
-
-def _vdi_row(name: str, size: int) -> dict[str, Any]:
-    return _row(name) | {"virtual_size": size, "is_a_snapshot": False, "managed": True}
-
-
-def _vbd_row(vm: str, vdi: str, device: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"VM": vm, "VDI": vdi, "userdevice": device, "other_config": {}}
-    return row | {"currently_attached": False}
-
-
-def _vif_row(vm: str, network: str, device: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"VM": vm, "network": network, "device": device, "other_config": {}}
-    return row | {"currently_attached": False, "locking_mode": "network_default"}
-
-
-def owned(rows: Records, name: str) -> Records:
-    """What is a worker's own among all records."""
-    found = {
-        cls: {ref: row for ref, row in rows[cls].items() if row["name_label"].startswith(f"{name}-")}
-        for cls in OWNED
-    }
-    found["VDI"] = {ref: row for ref, row in found["VDI"].items() if row["managed"]}
-    for cls in ("VBD", "VIF"):
-        found[cls] = {ref: row for ref, row in rows[cls].items() if row["VM"] in found["VM"]}
-    return found
-
-
-def differences(model: Model, rows: Records, name: str) -> list[str]:
-    """Where what is found is not what the model says; VMs that were not looked at yet are adopted."""
-    for vm in list(model.shapes):
-        if vm not in rows["VM"]:
-            return [f"VM {vm} is gone"]
-        problem = adopt(model, vm, rows)
-        if problem is not None:
-            return [problem]
-    found = owned(rows, name)
-    problems = []
-    for cls, expected in model.objects.items():
-        problems += [f"{cls} {ref} is gone: {expected[ref]}" for ref in expected.keys() - found[cls].keys()]
-        extra = found[cls].keys() - expected.keys()
-        problems += [f"{cls} {ref} is too much: {_brief(found[cls][ref])}" for ref in extra]
-        for ref in expected.keys() & found[cls].keys():
-            problems += [f"{cls} {ref}: {each}" for each in _changed(expected[ref], found[cls][ref])]
-    return problems
-
-
-def _brief(row: dict[str, Any]) -> dict[str, Any]:
-    names = ("name_label", "VM", "VDI", "userdevice", "device", "is_a_snapshot", "uuid")
-    return {name: row[name] for name in names if name in row}
-
-
-def _changed(expected: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    problems = []
-    for name, value in expected.items():
-        actual = row[name]
-        if name == "other_config":
-            actual = {key: text for key, text in actual.items() if key.startswith("key")}
-        if name == "tags":
-            actual, value = sorted(actual), sorted(value)
-        if actual != value:
-            problems.append(f"{name} is {actual!r}, not {value!r}")
-    return problems
-
-
-def adopt(model: Model, vm: str, rows: Records) -> str | None:
-    """Take the devices of a VM that was made from another into the model; what is wrong with them, if anything."""
-    wanted = model.shapes[vm]
-    row = rows["VM"][vm]
-    vbds = {ref: rows["VBD"][ref] for ref in row["VBDs"]}
-    vifs = {ref: rows["VIF"][ref] for ref in row["VIFs"]}
-    for ref, vbd in vbds.items():
-        if vbd["VDI"] not in rows["VDI"]:
-            return f"VBD {ref} of VM {vm} has no VDI"
-    actual = Counter(("VBD", rows["VDI"][vbd["VDI"]]["virtual_size"]) for vbd in vbds.values())
-    actual += Counter(("VIF", vif["network"]) for vif in vifs.values())
-    if actual != wanted:
-        return f"VM {vm} ({row['name_label']}) has {dict(actual)}, and its original {dict(wanted)}"
-    del model.shapes[vm]
-    ours = ("key",)
-    model.objects["VM"][vm]["other_config"] = _kept(row, ours)
-    for ref, vbd in vbds.items():
-        made = rows["VDI"][vbd["VDI"]]
-        model.objects["VBD"][ref] = _vbd_row(vm, vbd["VDI"], vbd["userdevice"])
-        model.objects["VBD"][ref]["other_config"] = _kept(vbd, ours)
-        vdi = _vdi_row(made["name_label"], made["virtual_size"]) | {"is_a_snapshot": made["is_a_snapshot"]}
-        vdi |= {"name_description": made["name_description"], "tags": made["tags"]}
-        model.objects["VDI"][vbd["VDI"]] = vdi | {"other_config": _kept(made, ours)}
-    for ref, vif in vifs.items():
-        made_vif = _vif_row(vm, vif["network"], vif["device"]) | {"locking_mode": vif["locking_mode"]}
-        model.objects["VIF"][ref] = made_vif | {"other_config": _kept(vif, ours)}
-    return None
-
-
-def _kept(row: dict[str, Any], prefixes: tuple[str, ...]) -> dict[str, str]:
-    return {key: text for key, text in row["other_config"].items() if key.startswith(prefixes)}
