@@ -250,10 +250,11 @@ def take_down(db: Database, machine: Machine, vm: VM) -> None:
 
 def _needed(db: Database, network: Network) -> bool:
     """Is a VM on this network, or about to be?"""
-    vms = [db.find(VM, db.get(VIF, ref).VM) for ref in network.VIFs]
-    return any(
-        vm is not None and (vm.power_state in LIVE or vm.scheduled_to_be_resident_on != NULL) for vm in vms
-    )
+    for ref in reversed(network.VIFs):  # many VMs are most often shut down in their order
+        vm = db.find(VM, db.get(VIF, ref).VM)
+        if vm is not None and (vm.power_state in LIVE or vm.scheduled_to_be_resident_on != NULL):
+            return True
+    return False
 
 
 def refresh_memory(db: Database, machine: Machine) -> None:
