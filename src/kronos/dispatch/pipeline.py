@@ -123,8 +123,9 @@ class Pipeline:
         if session.is_local_superuser:
             return
         present: dict[str, str] | None = None
-        if message.field and message.name.startswith("set_") and isinstance(arguments[1], dict):
-            row = self.db.rows.get(arguments[0])
+        is_map = len(arguments) == 2 and isinstance(arguments[1], dict)
+        if is_map and message.field and message.name.startswith("set_"):
+            row = self.db.find(KINDS[message.cls], arguments[0])
             present = getattr(row, message.field) if row is not None else {}
         roles.check(session, message, arguments, present)
 
