@@ -109,8 +109,18 @@ def test_two_readers_do_not_disturb_the_daemon_when_they_go(daemon: Daemon, clie
     query = f"ref={screen_of(daemon, vm)}&session_id={client.session}"
     for _ in range(20):
         open_by_connect(daemon, query).close()
-    with open_by_connect(daemon, query) as console:
-        assert console.recv(100) == b"RFB 003.008\n"
+    # The guest's emulator notices those that went when it comes to it: on a busy machine it may be full until then.
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with open_by_connect(daemon, query) as console:
+                banner = console.recv(100)
+        except (OSError, AssertionError):
+            banner = b""
+        if banner or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    assert banner == b"RFB 003.008\n"
 
 
 def test_a_console_ends_with_its_guest(daemon: Daemon, client: Client) -> None:
