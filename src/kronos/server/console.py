@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 PATH: Final = "/console"
 CHUNK: Final = 64 << 10
+QUEUE_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds between attempts at a console whose queue of clients is full."""
 PING_EVERY: Final = 30.0
 """Seconds; proxies commonly end a connection that is quiet for a minute."""
 _CONNECTED: Final = b"HTTP/1.0 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\r\n"
@@ -72,7 +74,7 @@ class ConsoleDoor:
         try:
             greeting = _CONNECTED if request.method == b"CONNECT" else websocket.accept(request)
             endpoint = await self._find(request)
-            reader, writer = await asyncio.open_unix_connection(endpoint.path, limit=CHUNK)
+            reader, writer = await _open(endpoint.path)
         except websocket.HandshakeRefused as refused:
             await _refuse(request, duplex, refused.reply)
         except (Failure, Redirect) as error:
@@ -91,6 +93,16 @@ class ConsoleDoor:
             raise Failure("SESSION_INVALID", "")
         found = self._resolve(request.query, given)
         return await found if inspect.isawaitable(found) else found
+
+
+async def _open(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a console. An emulator takes one client after the other, and its queue is short: wait a moment."""
+    for pause in QUEUE_PAUSES:
+        try:
+            return await asyncio.open_unix_connection(path, limit=CHUNK)
+        except BlockingIOError:
+            await asyncio.sleep(pause)
+    return await asyncio.open_unix_connection(path, limit=CHUNK)
 
 
 async def _refuse(request: Request, duplex: Duplex, reply: Reply) -> None:
