@@ -119,7 +119,7 @@ class Bench:
         )
         gc.freeze()
         gc.enable()
-        gc.set_threshold(10_000, 2, 1000)
+        gc.set_threshold(5_000, 3, 1000)
         vms = self.db.all(VM)
         return {
             "seconds": time.perf_counter() - self.began,

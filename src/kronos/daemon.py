@@ -84,7 +84,7 @@ class Daemon:
         # What the start made stays: collections look at what came later alone, and take milliseconds.
         gc.freeze()
         gc.enable()
-        gc.set_threshold(10_000, 2, 1000)
+        gc.set_threshold(5_000, 3, 1000)
         notify("READY=1", f"STATUS=Serving {self.settings.socket}")
         log.info("xapi %s is ready on %s", __version__, self.settings.socket)
         await stop.wait()
