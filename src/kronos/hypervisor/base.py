@@ -229,6 +229,13 @@ class GuestInfo:
     networks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+class PhysicalMemory(NamedTuple):
+    """The machine's memory in bytes: all of it, and what no VM and nothing else has now."""
+
+    total: int
+    free: int
+
+
 class Hypervisor(ABC):
     """A way to run VMs on this host.
 
@@ -327,6 +334,23 @@ class Hypervisor(ABC):
     def versions(self) -> dict[str, str]:
         """The versions of the layers below, by name: libvirt, qemu, xen."""
         return {}
+
+    def physical_memory(self) -> PhysicalMemory | None:
+        """The machine's memory as the hypervisor counts it; None where /proc of this system tells of all of it.
+
+        Asked after each VM that comes or goes, so it has to be cheap. Raises INTERNAL_ERROR.
+        """
+        return None
+
+    def physical_processors(self) -> int | None:
+        """How many logical CPUs the machine has; None where /proc of this system shows them all. Raises
+        INTERNAL_ERROR."""
+        return None
+
+    def scheduler(self) -> str | None:
+        """The name of the hypervisor's own scheduler of virtual CPUs (credit2); None where this system's kernel
+        does that. Raises INTERNAL_ERROR."""
+        return None
 
     def abandon_suspend(self, uuid: str) -> None:  # noqa: B027 - optional
         """End a suspend whose caller is no more: on return the VM runs on, or its memory has been written whole."""
