@@ -1,5 +1,8 @@
-"""Which hypervisor this host has: Xen if it runs on it, KVM if that really runs a guest, else QEMU's
-emulation."""
+"""Which hypervisor this host has: Xen if this system is its control domain, KVM if that really runs a guest,
+else QEMU's emulation.
+
+The one place that decides it: the daemon, the host's record and `xapi --check` all ask here.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,10 @@ class Detected:
     type: Type
     reason: str
     warning: str | None = None
+    version: str = ""
+    """Of Xen, as it tells itself: 4.17.6-pre."""
+    capabilities: tuple[str, ...] = ()
+    """The kinds of guests that Xen can run here: xen-3.0-x86_64 (PV), hvm-3.0-x86_64 (HVM and PVH)."""
 
 
 def detect(
@@ -38,20 +45,63 @@ def detect(
     """Find out. The trial guest that tells for KVM takes up to 5 s, so its outcome is kept in `cache`: for
     good as long as kernel, QEMU and CPU stay the same if it ran, until the next boot of the host if it did
     not."""
-    if _text(root / "sys/hypervisor/type") == "xen":
-        return Detected("XEN", "This host runs on Xen.")
+    xen, role = _xen_role(root)
+    if xen:
+        return Detected("XEN", role, None, xen_version(root), xen_capabilities(root))
     kvm = root / "dev/kvm"
     if not kvm.exists():
-        why = "KVM is not available: there is no /dev/kvm."
-        return Detected("QEMU", why, f"{why} {SLOW}")
+        return _emulated(f"KVM is not available: there is no /dev/kvm.{role}")
     if not os.access(kvm, os.R_OK | os.W_OK):
-        why = "KVM is not available: /dev/kvm cannot be opened."
-        return Detected("QEMU", why, f"{why} {SLOW}")
+        return _emulated(f"KVM is not available: /dev/kvm cannot be opened.{role}")
     trouble = _remembered(cache, _key(root), _text(root / "proc/sys/kernel/random/boot_id"), probe)
     if trouble is None:
-        return Detected("KVM", "KVM ran a trial guest.")
-    why = f"KVM is not usable: {trouble}."
+        return Detected("KVM", f"KVM ran a trial guest.{role}")
+    return _emulated(f"KVM is not usable: {trouble}.{role}")
+
+
+def _emulated(why: str) -> Detected:
     return Detected("QEMU", why, f"{why} {SLOW}")
+
+
+# --- Xen ---------------------------------------------------------------------------------------------------
+
+GUEST_OF_XEN = " This system is itself a guest of Xen, not its control domain."
+_DOM0 = 1 << 11
+"""XENFEAT_dom0: the bit of properties/features that only the control domain has."""
+
+
+def _xen_role(root: Path) -> tuple[bool, str]:
+    """Whether this system controls a Xen, and the proof, or else what is to be known of its Xen.
+
+    Guests of Xen see /sys/hypervisor/type too, whether PV, PVH or HVM: it takes more to tell the control domain.
+    """
+    if _text(root / "sys/hypervisor/type") != "xen":
+        return False, ""
+    if "control_d" in _text(root / "proc/xen/capabilities"):
+        return True, "This system is Xen's control domain: /proc/xen/capabilities says control_d."
+    # xenfs may not be mounted, or not yet: what the hypervisor says to the kernel is there anyway.
+    try:
+        features = int(_text(root / "sys/hypervisor/properties/features"), 16)
+    except ValueError:
+        return False, GUEST_OF_XEN
+    if features & _DOM0:
+        return True, "This system is Xen's control domain: /sys/hypervisor/properties/features says so."
+    return False, GUEST_OF_XEN
+
+
+def xen_version(root: Path = Path("/")) -> str:
+    """Xen's version as it tells the kernel, such as 4.17.6-pre; empty without Xen."""
+    there = root / "sys/hypervisor/version"
+    numbers = [number for name in ("major", "minor") if (number := _text(there / name))]
+    return ".".join(numbers) + _text(there / "extra") if numbers else ""
+
+
+def xen_capabilities(root: Path = Path("/")) -> tuple[str, ...]:
+    """The kinds of guests that this Xen runs on these CPUs, in its own words; none without Xen."""
+    return tuple(_text(root / "sys/hypervisor/properties/capabilities").split())
+
+
+# --- KVM ---------------------------------------------------------------------------------------------------
 
 
 def _remembered(cache: Path, key: list[str], boot: str, probe: Callable[[str], str | None]) -> str | None:
@@ -93,6 +143,6 @@ def _cpu_model(cpuinfo: str) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
         return ""

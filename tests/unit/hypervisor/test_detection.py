@@ -39,14 +39,63 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def test_a_host_on_xen_has_xen_whatever_else_it_has(root: Path, tmp_path: Path) -> None:
-    (root / "sys/hypervisor").mkdir(parents=True)
-    (root / "sys/hypervisor/type").write_text("xen\n")
+def xen(root: Path, **files: str) -> None:
+    """What the kernel shows on Xen: in /sys/hypervisor, and `xenfs` in /proc/xen/capabilities."""
+    shown = {
+        "sys/hypervisor/type": "xen\n",
+        "sys/hypervisor/version/major": "4\n",
+        "sys/hypervisor/version/minor": "17\n",
+        "sys/hypervisor/version/extra": ".6-pre\n",
+        "sys/hypervisor/properties/capabilities": "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_64 \n",
+        "sys/hypervisor/properties/features": files.get("features", "00000705\n"),
+    }
+    if "xenfs" in files:
+        shown["proc/xen/capabilities"] = files["xenfs"]
+    for name, content in shown.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("files", "proof"),
+    [
+        ({"xenfs": "control_d\n"}, "control_d"),
+        ({"features": "00002f8f\n"}, "features"),  # xenfs is not mounted
+        ({"xenfs": "", "features": "00002f8f\n"}, "features"),
+    ],
+)
+def test_xens_control_domain_has_xen_whatever_else_it_has(
+    root: Path, tmp_path: Path, files: dict[str, str], proof: str
+) -> None:
+    xen(root, **files)
     probe = Probe(None)
 
     found = detect(tmp_path / "cache", root=root, probe=probe)
 
     assert (found.type, found.warning, probe.runs) == ("XEN", None, 0)
+    assert proof in found.reason
+
+
+def test_xen_tells_its_version_and_the_guests_that_it_can_run(root: Path, tmp_path: Path) -> None:
+    xen(root, xenfs="control_d\n")
+
+    found = detect(tmp_path / "cache", root=root, probe=Probe(None))
+
+    assert found.version == "4.17.6-pre"
+    assert found.capabilities == ("xen-3.0-x86_64", "hvm-3.0-x86_32", "hvm-3.0-x86_64")
+
+
+@pytest.mark.parametrize("files", [{}, {"xenfs": "\n"}, {"features": "strange"}])
+def test_a_guest_of_xen_has_what_its_kvm_can_do(root: Path, tmp_path: Path, files: dict[str, str]) -> None:
+    xen(root, **files)
+
+    with_kvm = detect(tmp_path / "cache", root=root, probe=Probe(None))
+    (root / "dev/kvm").unlink()
+    without = detect(tmp_path / "cache", root=root, probe=Probe(None))
+
+    assert (with_kvm.type, without.type) == ("KVM", "QEMU")
+    assert "guest of Xen" in with_kvm.reason and "guest of Xen" in without.reason
+    assert with_kvm.version == "" and with_kvm.capabilities == ()
 
 
 def test_a_host_without_kvm_emulates_and_says_so(root: Path, tmp_path: Path) -> None:
