@@ -137,9 +137,7 @@ class Daemon:
         address = settings.address or networks.management_address(machine.network)
         if detected.warning:
             log.warning("%s", detected.warning)
-        identity = host_inventory.Identity(
-            machine.hypervisor.type, detected.warning or "", address, machine.hypervisor.versions()
-        )
+        identity = host_inventory.Identity(machine.hypervisor, detected, address)
         host: Host = host_inventory.refresh(db, identity)
         machine.host_ref = host.ref
         networks.refresh(db, host, machine.network, settings.internal_bridge)

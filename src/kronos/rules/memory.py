@@ -135,10 +135,11 @@ def needed(db: Database, vm: VM, host: Host, policy: Policy = dynamic_max) -> in
 def free(db: Database, host: Host, policy: Policy = dynamic_max, ignoring: str = "") -> int:
     """What the host has left for another VM.
 
-    That is its memory without what its VMs were promised, those that are about to start there among them
-    (`ignoring` is not counted: the VM that one is asking for), and never more than the host says is free: a guest
-    may not yet have touched what it was promised, and a host runs other programs too, which is also how the control
-    domain is counted. 0 for a host without metrics.
+    That is its memory without the hypervisor's own and what its VMs were promised, those that are about to start
+    there among them (`ignoring` is not counted: the VM that one is asking for), and never more than the host says is
+    free: a guest may not yet have touched what it was promised, and a host runs other programs too. On Xen the control
+    domain is a domain that has its memory; elsewhere it is the host, and counts by what is not free. 0 for a host
+    without metrics.
     """
     metrics = db.find(Host_metrics, host.metrics)
     if metrics is None:
@@ -149,7 +150,7 @@ def free(db: Database, host: Host, policy: Policy = dynamic_max, ignoring: str =
         # The record may have been given limits that no start would accept: what counts is that the VM is there.
         # What a sum is made of may depend on nothing that is not in its question, so not on another host's record.
         if vm.is_control_domain and vm.ref == host.control_domain:
-            return 0
+            return policy(Limits.of(vm)) if hypervisor == "XEN" else 0
         return policy(Limits.of(vm)) + overhead(vm, hypervisor, domain_type(db, vm))
 
     question = promises.Question(host.ref, policy, hypervisor, host.control_domain)

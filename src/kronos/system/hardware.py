@@ -10,6 +10,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 DMI = Path("/sys/class/dmi/id")
+BALLOON = Path("/sys/devices/system/xen_memory/xen_memory0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,17 @@ def memory() -> Memory:
     said = dict(re.findall(r"^(\w+):\s+(\d+) kB", (PROC / "meminfo").read_text(), re.M))
     total = int(said["MemTotal"]) << 10
     return Memory(total, int(said.get("MemAvailable", said["MemFree"])) << 10)
+
+
+def control_domain_memory() -> int:
+    """Bytes of the machine's memory that Xen has given to this system, which is its control domain.
+
+    That is a little more than /proc/meminfo tells, which leaves out what the kernel keeps for itself from the start.
+    """
+    try:
+        return int((BALLOON / "info" / "current_kb").read_text()) << 10
+    except (OSError, ValueError):  # a kernel without the balloon driver
+        return memory().total
 
 
 def boot_time() -> int:

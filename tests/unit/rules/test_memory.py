@@ -109,6 +109,14 @@ def test_the_control_domain_counts_by_what_the_host_reports(world):
     assert memory.free(world.db, world.host) == 16 * GIB
 
 
+def test_on_xen_the_control_domains_memory_is_not_for_others(world):
+    world.host.software_version = {"hypervisor": "XEN"}
+    own = {"memory_dynamic_min": 2 * GIB, "memory_dynamic_max": 2 * GIB, "memory_static_max": 2 * GIB}
+    world.host.control_domain = world.vm("Running", is_control_domain=True, **own).ref
+    world.host.memory_overhead = GIB
+    assert memory.free(world.db, world.host) == 13 * GIB
+
+
 def test_a_host_that_promised_too_much_has_nothing_left(world):
     world.vm("Running", memory_static_max=64 * GIB, memory_dynamic_max=64 * GIB)
     assert memory.free(world.db, world.host) == 0

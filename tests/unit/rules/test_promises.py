@@ -22,10 +22,11 @@ def added_up(db: Database, host: Host, policy: memory.Policy) -> int:
     left = TOTAL
     for vm in db.all(VM):
         if host.ref in (vm.resident_on, vm.scheduled_to_be_resident_on):
+            hypervisor, kind = memory.hypervisor_of(host), domain_type(db, vm)
             if vm.is_control_domain and host.control_domain == vm.ref:
-                continue
-            kind = domain_type(db, vm)
-            left -= policy(Limits.of(vm)) + memory.overhead(vm, memory.hypervisor_of(host), kind)
+                left -= policy(Limits.of(vm)) if hypervisor == "XEN" else 0
+            else:
+                left -= policy(Limits.of(vm)) + memory.overhead(vm, hypervisor, kind)
     return left
 
 

@@ -260,8 +260,16 @@ def _needed(db: Database, network: Network) -> bool:
 def refresh_memory(db: Database, machine: Machine) -> None:
     """Read the host's free memory again: after each VM that comes or goes, so that nothing has to poll."""
     metrics = db.find(Host_metrics, db.get(HostRow, machine.host_ref).metrics)
-    if metrics is not None:
-        memory = hardware.memory()
-        db.write(
-            metrics, {"memory_free": memory.available, "memory_total": memory.total, "last_updated": now()}
-        )
+    if metrics is None:
+        return
+    try:
+        physical = machine.hypervisor.physical_memory()
+    except Failure as failure:  # the VM has come or gone all the same
+        log.warning("How much memory is free: %s", failure)
+        return
+    if physical is None:
+        kernel = hardware.memory()
+        total, free = kernel.total, kernel.available
+    else:
+        total, free = physical
+    db.write(metrics, {"memory_free": free, "memory_total": total, "last_updated": now()})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kronos import __released__, __version__
@@ -12,7 +13,11 @@ from kronos.datamodel.model import model
 from kronos.datamodel.types import NULL, at, now
 from kronos.db.database import Database
 from kronos.db.records import VM, Console, Host, Host_cpu, Host_metrics, Pool, VM_metrics
+from kronos.hypervisor.base import Hypervisor
+from kronos.hypervisor.detection import Detected
 from kronos.system import hardware
+
+log = logging.getLogger(__name__)
 
 PRODUCT_VERSION = "8.3.0"
 """The XCP-ng release whose behaviour this toolstack offers: clients branch on it, and parse it as numbers."""
@@ -79,12 +84,24 @@ RESTRICTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the drivers and settings know of this host beyond its hardware."""
+    """What the drivers and settings know of this host beyond what its kernel shows."""
 
-    hypervisor: str
-    hypervisor_warning: str
+    hypervisor: Hypervisor
+    detected: Detected
     address: str
-    versions: dict[str, str]
+
+    @property
+    def on_xen(self) -> bool:
+        """Whether /proc shows only the control domain's part of the machine."""
+        return self.hypervisor.type == "XEN"
+
+    def processors(self) -> list[hardware.Processor]:
+        """The machine's logical CPUs. Those that the control domain does not see are like the ones that it does."""
+        seen = hardware.processors()
+        count = self.hypervisor.physical_processors()
+        if count is None:
+            return seen
+        return [replace(seen[number % len(seen)], number=number) for number in range(count)]
 
 
 def refresh(db: Database, identity: Identity) -> Host:
@@ -96,9 +113,9 @@ def refresh(db: Database, identity: Identity) -> Host:
         if pool is None:
             db.create(Pool, master=host.ref, other_config={"cpuid_feature_mask": ""})
         _describe(db, host, identity)
-        _processors(db, host)
-        _metrics(db, host)
-        _control_domain(db, host)
+        _processors(db, host, identity)
+        _control_domain(db, host, identity)
+        _metrics(db, host, identity)
         _describe_pool(db, host)
     return host
 
@@ -124,9 +141,8 @@ def _new_host(db: Database) -> Host:
 def _describe(db: Database, host: Host, identity: Identity) -> None:
     major, _, minor = model().schema["api_version"].partition(".")
     started = {"boot_time": f"{hardware.boot_time()}.", "agent_start_time": f"{int(time.time())}."}
-    warning = (
-        {"kronos:hypervisor_warning": identity.hypervisor_warning} if identity.hypervisor_warning else {}
-    )
+    said = identity.detected.warning
+    warning = {"kronos:hypervisor_warning": said} if said else {}
     kept = {key: value for key, value in host.other_config.items() if key != "kronos:hypervisor_warning"}
     fields: dict[str, Any] = {
         "API_version_major": int(major),
@@ -137,20 +153,23 @@ def _describe(db: Database, host: Host, identity: Identity) -> None:
         "enabled": True,
         "hostname": hardware.hostname(),
         "address": identity.address,
-        "capabilities": _capabilities(identity.hypervisor),
-        "supported_bootloaders": ("eliloader", "pygrub") if identity.hypervisor == "XEN" else (),
-        "sched_policy": "credit2" if identity.hypervisor == "XEN" else "cfs",
+        "capabilities": _capabilities(identity),
+        "supported_bootloaders": ("eliloader", "pygrub") if identity.on_xen else (),
+        "sched_policy": identity.hypervisor.scheduler() or ("credit2" if identity.on_xen else "cfs"),
         "virtual_hardware_platform_versions": (0, 1, 2),
         "bios_strings": hardware.bios_strings(),
         "chipset_info": {"iommu": "false"},
-        "cpu_info": _cpu_info(),
+        "cpu_info": _cpu_info(identity.processors()),
         "editions": ("free",),
     }
     db.write(host, fields)
 
 
 def _software_version(identity: Identity) -> dict[str, str]:
+    versions = dict(identity.hypervisor.versions())
+    xen = (identity.detected.version if identity.on_xen else "") or versions.pop("xen", "none")
     return {
+        **versions,
         "product_brand": "XCP-ng",
         "product_version": PRODUCT_VERSION,
         "product_version_text": PRODUCT_VERSION,
@@ -160,31 +179,27 @@ def _software_version(identity: Identity) -> dict[str, str]:
         "build_number": f"kronos-{__version__}",
         "xapi": model().schema["api_version"],
         "xapi_build": __version__,
-        "xen": identity.versions.get("xen", "none"),
+        "xen": xen,
         "linux": hardware.kernel_release(),
-        "hypervisor": identity.hypervisor,
+        "hypervisor": identity.hypervisor.type,
         "network_backend": "bridge",
         "date": __released__,
         "kronos": __version__,
         "python": platform.python_version(),
-        **{name: text for name, text in identity.versions.items() if name != "xen"},
     }
 
 
-def _capabilities(hypervisor: str) -> tuple[str, ...]:
+def _capabilities(identity: Identity) -> tuple[str, ...]:
+    """The kinds of guests that run here: on Xen as it says itself, elsewhere all that QEMU makes of this machine."""
+    if identity.on_xen:
+        return identity.detected.capabilities or ("xen-3.0-x86_64",)
     machine = platform.machine()
-    hvm = (
-        ("hvm-3.0-x86_32", "hvm-3.0-x86_32p", "hvm-3.0-x86_64")
-        if machine == "x86_64"
-        else (f"hvm-3.0-{machine}",)
-    )
-    if hypervisor != "XEN":
-        return hvm
-    return ("xen-3.0-x86_64", "xen-3.0-x86_32p", *hvm)
+    if machine == "x86_64":
+        return ("hvm-3.0-x86_32", "hvm-3.0-x86_32p", "hvm-3.0-x86_64")
+    return (f"hvm-3.0-{machine}",)
 
 
-def _cpu_info() -> dict[str, str]:
-    cpus = hardware.processors()
+def _cpu_info(cpus: list[hardware.Processor]) -> dict[str, str]:
     first = cpus[0]
     return {
         "cpu_count": str(len(cpus)),
@@ -202,9 +217,9 @@ def _cpu_info() -> dict[str, str]:
     }
 
 
-def _processors(db: Database, host: Host) -> None:
+def _processors(db: Database, host: Host, identity: Identity) -> None:
     old = {row.number: row for row in (db.get(Host_cpu, ref) for ref in host.host_CPUs)}
-    for cpu in hardware.processors():
+    for cpu in identity.processors():
         row = old.pop(cpu.number, None) or db.create(Host_cpu, host=host.ref, number=cpu.number)
         db.write(
             row,
@@ -222,20 +237,29 @@ def _processors(db: Database, host: Host) -> None:
         db.delete(row)
 
 
-def _metrics(db: Database, host: Host) -> None:
+def _metrics(db: Database, host: Host, identity: Identity) -> None:
     row = db.find(Host_metrics, host.metrics)
     if row is None:
         row = db.create(Host_metrics)
         host.metrics = row.ref
-    memory = hardware.memory()
-    db.write(
-        row,
-        {"live": True, "memory_total": memory.total, "memory_free": memory.available, "last_updated": now()},
-    )
+    db.write(row, {"live": True, "last_updated": now()})
+    physical = identity.hypervisor.physical_memory()
+    if physical is None:
+        memory = hardware.memory()
+        db.write(row, {"memory_total": memory.total, "memory_free": memory.available})
+        return
+    db.write(row, {"memory_total": physical.total, "memory_free": physical.free})
+    # Only without guests is what is neither free nor the control domain's certainly the hypervisor's own.
+    if not identity.hypervisor.statuses():
+        own = physical.total - physical.free - hardware.control_domain_memory()
+        host.memory_overhead = max(0, own)
 
 
-def _control_domain(db: Database, host: Host) -> None:
-    """The host's own operating system has a VM record, as clients expect: domain 0, always running."""
+def _control_domain(db: Database, host: Host, identity: Identity) -> None:
+    """The host's own operating system has a VM record, as clients expect: domain 0, always running.
+
+    On Xen it is a domain like others, with a part of the machine's memory and processors.
+    """
     row = db.find(VM, host.control_domain)
     if row is None:
         row = db.create(
@@ -250,7 +274,8 @@ def _control_domain(db: Database, host: Host) -> None:
             metrics=db.create(VM_metrics, install_time=now()).ref,
         )
         host.control_domain = row.ref
-    memory, cpus = hardware.memory(), len(hardware.processors())
+    memory = hardware.control_domain_memory() if identity.on_xen else hardware.memory().total
+    cpus = len(hardware.processors())
     db.write(
         row,
         {
@@ -259,11 +284,11 @@ def _control_domain(db: Database, host: Host) -> None:
             "domid": 0,
             "resident_on": host.ref,
             "affinity": host.ref,
-            "memory_static_min": memory.total,
-            "memory_static_max": memory.total,
-            "memory_dynamic_min": memory.total,
-            "memory_dynamic_max": memory.total,
-            "memory_target": memory.total,
+            "memory_static_min": memory,
+            "memory_static_max": memory,
+            "memory_dynamic_min": memory,
+            "memory_dynamic_max": memory,
+            "memory_target": memory,
             "VCPUs_max": cpus,
             "VCPUs_at_startup": cpus,
         },
@@ -272,7 +297,7 @@ def _control_domain(db: Database, host: Host) -> None:
     started = at(hardware.boot_time())
     db.write(
         metrics,
-        {"memory_actual": memory.total, "VCPUs_number": cpus, "start_time": started, "last_updated": now()},
+        {"memory_actual": memory, "VCPUs_number": cpus, "start_time": started, "last_updated": now()},
     )
     if not row.consoles:
         db.create(Console, VM=row.ref, protocol="vt100")
