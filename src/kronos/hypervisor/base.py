@@ -85,8 +85,8 @@ class Interface:
 
 @dataclass(frozen=True)
 class Channel:
-    """A named byte stream between guest and host, a unix socket at `path` here (None: wherever the driver
-    likes)."""
+    """A named byte stream between guest and host, a unix socket at `path` here (None: in the VM's directory, or
+    wherever the driver likes)."""
 
     name: str
     path: Path | None = None
@@ -236,6 +236,10 @@ class PhysicalMemory(NamedTuple):
     free: int
 
 
+GUEST_CHANNEL = "org.kronos.channel"
+"""The channel that every VM has: what the host gives the guest, and what the guest says of itself."""
+
+
 class Hypervisor(ABC):
     """A way to run VMs on this host.
 
@@ -373,6 +377,11 @@ class Hypervisor(ABC):
     def serial(self, uuid: str) -> Console:
         """The VM's first serial port. The guest never waits for a reader; the log keeps what nobody read."""
         raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def channel(self, uuid: str, name: str) -> Path | None:
+        """The host's end of a live VM's channel: a unix socket that takes one client at a time, or a terminal device.
+        None where the VM has no channel of that name. Asks nothing of the layer below, as it is called often."""
+        return None
 
     def guest_info(self, uuid: str) -> GuestInfo:
         """What the guest's agent tells now. Raises VM_MISSING_PV_DRIVERS when none answers."""

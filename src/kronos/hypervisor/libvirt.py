@@ -24,6 +24,7 @@ from kronos.datamodel.errors import Failure
 from kronos.hypervisor import happenings, image
 from kronos.hypervisor.announcer import Announcer
 from kronos.hypervisor.base import (
+    GUEST_CHANNEL,
     Console,
     DeviceId,
     Disk,
@@ -67,7 +68,7 @@ class LibvirtHypervisor(Hypervisor):
     def __init__(self, uri: str, run_directory: Path) -> None:
         self.uri = uri
         self.places = Places(run_directory.absolute())
-        longest = self.places.serial("00000000-0000-0000-0000-000000000000")
+        longest = self.places.channel("00000000-0000-0000-0000-000000000000", GUEST_CHANNEL)
         if len(os.fsencode(longest)) > _LONGEST_SOCKET:
             raise ValueError(f"{longest} is too long for a unix socket")
         self._renderer = self.renderer(self.places)
@@ -258,6 +259,10 @@ class LibvirtHypervisor(Hypervisor):
         if not self.places.serial(uuid).exists():
             raise Failure("VM_LACKS_FEATURE", uuid)
         return Console(self.places.serial(uuid), self.places.serial_log(uuid))
+
+    def channel(self, uuid: str, name: str) -> Path | None:
+        socket = self.places.channel(uuid, name)
+        return socket if socket.exists() else None
 
     def guest_info(self, uuid: str) -> GuestInfo:
         wanted = (

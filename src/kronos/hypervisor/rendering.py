@@ -44,6 +44,10 @@ class Places:
     def serial_log(self, uuid: str) -> Path:
         return self.of(uuid) / "serial.log"
 
+    def channel(self, uuid: str, name: str) -> Path:
+        # The last word of the name: the whole would be too long for a socket where the root is deep.
+        return self.of(uuid) / name.rpartition(".")[2]
+
     def agent(self, uuid: str) -> Path:
         return self.of(uuid) / "agent"
 
@@ -247,8 +251,8 @@ class Renderer(ABC):
             add(graphics, "listen", type="socket", socket=self.places.vnc(domain.uuid))
         for channel in domain.channels:
             element = SubElement(devices, "channel", type="unix")
-            if channel.path is not None:
-                add(element, "source", mode="bind", path=channel.path)
+            path = channel.path or self.places.channel(domain.uuid, channel.name)
+            add(element, "source", mode="bind", path=path)
             add(element, "target", type="virtio", name=channel.name)
 
 

@@ -10,7 +10,18 @@ from typing import Literal, Protocol
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.records import VBD, VDI, VIF, VM, Host, Network
-from kronos.hypervisor.base import Action, DirectKernel, Disk, Domain, Firmware, Interface, Kind, Limits
+from kronos.hypervisor.base import (
+    GUEST_CHANNEL,
+    Action,
+    Channel,
+    DirectKernel,
+    Disk,
+    Domain,
+    Firmware,
+    Interface,
+    Kind,
+    Limits,
+)
 from kronos.network.names import port_name
 from kronos.rules import boot, platform
 from kronos.rules.devices import disk_number
@@ -89,6 +100,7 @@ def describe(
         mask=_mask(vm, host),
         disks=sorted((disk(db, vbd, attached.get(vbd.VDI)) for vbd in vbds), key=lambda each: each.device),
         interfaces=sorted((interface(db, vif) for vif in vifs), key=lambda each: each.device),
+        channels=(Channel(GUEST_CHANNEL),),
         platform=platform.describe(vm),
         on_poweroff="restart" if vm.actions_after_shutdown == "restart" else "destroy",
         on_reboot="destroy" if vm.actions_after_reboot == "destroy" else "restart",

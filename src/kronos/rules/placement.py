@@ -147,7 +147,9 @@ def _affinity(db: Database, vm: VM, host: Host) -> None:
 
 def _enabled(db: Database, vm: VM, host: Host) -> None:
     moves_within = vm.power_state == "Running" and vm.resident_on == host.ref
-    if not (host.enabled or vm.is_control_domain or moves_within):
+    # A system domain is part of what makes a host work, and may be needed before the host is enabled.
+    serves = vm.is_control_domain or is_true(vm.other_config.get("is_system_domain"))
+    if not (host.enabled or serves or moves_within):
         raise Failure("HOST_DISABLED", host.ref)
 
 

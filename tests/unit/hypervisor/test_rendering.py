@@ -253,7 +253,8 @@ def test_consoles_and_channels_are_where_they_are_looked_for() -> None:
     assert one(root, "devices/serial/source").get("path") == f"/run/vm/{UUID}/serial"
     assert one(root, "devices/serial/log").get("file") == f"/run/vm/{UUID}/serial.log"
     assert one(root, "devices/graphics/listen").get("socket") == f"/run/vm/{UUID}/vnc"
-    assert one(root, "devices/channel/source").get("path") == "/c"
+    sources = [source.get("path") for source in root.findall("devices/channel/source")]
+    assert sources == ["/c", f"/run/vm/{UUID}/1"]
 
 
 def test_a_headless_machine_has_no_screen_and_no_pointer() -> None:

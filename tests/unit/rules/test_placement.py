@@ -40,6 +40,11 @@ def test_a_disabled_host_runs_control_domains_alone(world):
     assert told(world, world.vm(is_control_domain=True)) is None
 
 
+def test_a_disabled_host_runs_the_domains_that_make_it_work(world):
+    world.host.enabled = False
+    assert told(world, world.vm(other_config={"is_system_domain": "true"})) is None
+
+
 def test_a_control_domain_runs_on_its_own_host(world):
     other = world.new_host()
     vm = world.vm(is_control_domain=True, affinity=other.ref)
