@@ -107,7 +107,8 @@ def class_text(cls: Facts, order: list[str], derived: dict[str, Facts]) -> str:
         if key not in ("fields", "messages", "enums", "published_doc", "lifecycle")
     }
     head |= lifecycle(cls)
-    fields = [line(field_line(field, order)) for field in cls["fields"]]
+    ours = OUR_FIELDS.get(cls["name"], [])
+    fields = [line(field) for field in [*(field_line(field, order) for field in cls["fields"]), *ours]]
     messages = [message_line(message, order) for message in cls["messages"]]
     own = [line(message) for message in messages if derived.get(message["name"]) != message]
     known = {message["name"] for message in messages}
@@ -126,6 +127,15 @@ def class_text(cls: Facts, order: list[str], derived: dict[str, Facts]) -> str:
 
 # The reference keeps messages in files beside its database; here they are rows like any other.
 OURS: dict[str, Facts] = {"message": {"persist": True}}
+
+_MAP = "(string -> string) map"
+# Fields that the reference has not, as they stand in the facts; see docs/guest-channel.md.
+OUR_FIELDS: dict[str, list[Facts]] = {
+    "VM": [
+        {"name": "channel_config", "type": _MAP, "qualifier": "RW", "default": {}, "setter": "vm-admin"},
+        {"name": "channel_data", "type": _MAP, "qualifier": "DynamicRO", "default": {}},
+    ]
+}
 
 
 def main(source: Path) -> None:

@@ -227,6 +227,14 @@ ELSEWHERE: dict[str, dict[str, dict[str, Any]]] = {
     "vm_group": {"placement": {"labels": "hyphens"}},
     "vtpm": {"secret": {"computed": True}},
 }
+# Fields that only this project has, as the facts have them.
+OURS: dict[str, list[dict[str, Any]]] = {
+    "vm": [
+        {"name": "channel-config", "path": "channel_config", "kind": "map", "add": True}
+        | {"clear": "set_channel_config"},
+        {"name": "channel-data", "path": "channel_data", "kind": "map"},
+    ]
+}
 # What a list leaves out unless asked: templates among VMs, snapshots among templates.
 FILTERS = {
     "vm": [["is-a-template", "false"]],
@@ -273,7 +281,7 @@ def documents(cli: dict[str, Any], xenapi: dict[str, Any]) -> dict[Path, str]:
         name = record.removesuffix("_record")
         facts = api[record_class[name].lower()]
         written[FACTS / "records" / f"{name}.json"] = lines(
-            field(name, facts, entry, api) for entry in fields
+            [*(field(name, facts, entry, api) for entry in fields), *OURS.get(name, [])]
         )
     return written
 

@@ -599,6 +599,8 @@ class VM(Record):
     pending_guidances_full: tuple[str, ...]
     groups: tuple[str, ...]
     secureboot_certificates_state: str
+    channel_config: dict[str, str]
+    channel_data: dict[str, str]
 
 class VMPP(Record):
     uuid: str

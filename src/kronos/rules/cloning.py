@@ -21,7 +21,7 @@ VM_KEPT = frozenset(
     " actions_after_shutdown actions_after_reboot actions_after_crash PV_bootloader PV_kernel PV_ramdisk PV_args"
     " PV_bootloader_args PV_legacy_args HVM_boot_policy HVM_boot_params HVM_shadow_multiplier platform PCI_bus"
     " last_boot_CPU_flags last_booted_record recommendations xenstore_data ha_restart_priority tags bios_strings"
-    " hardware_platform_version has_vendor_device reference_label domain_type NVRAM"
+    " channel_config hardware_platform_version has_vendor_device reference_label domain_type NVRAM"
     " secureboot_certificates_state".split()
 )
 VBD_KEPT = frozenset(

@@ -11,7 +11,7 @@ NEVER_KEPT = {
     " domarch is_default_template is_control_domain metrics guest_metrics ha_always_run transportable_snapshot_id"
     " blobs blocked_operations protection_policy is_snapshot_from_vmpp snapshot_schedule is_vmss_snapshot appliance"
     " start_delay shutdown_delay order attached_PCIs suspend_SR version requires_reboot pending_guidances"
-    " recommended_guidances pending_guidances_recommended pending_guidances_full groups",
+    " recommended_guidances pending_guidances_recommended pending_guidances_full groups channel_data",
     "VBD": "uuid allowed_operations current_operations storage_lock reserved status_code status_detail"
     " runtime_properties qos_supported_algorithms metrics",
     "VIF": "uuid allowed_operations current_operations reserved status_code status_detail runtime_properties"
