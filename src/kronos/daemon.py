@@ -31,7 +31,9 @@ from kronos.db.records import Host
 from kronos.dispatch import roles
 from kronos.dispatch.machine import Machine
 from kronos.dispatch.pipeline import Pipeline, coverage
+from kronos.hypervisor import checkup
 from kronos.hypervisor.base import Hypervisor
+from kronos.hypervisor.checkup import report
 from kronos.hypervisor.detection import Detected, detect
 from kronos.hypervisor.kvm import KVM, QEMU
 from kronos.network.bridge import BridgeNetwork
@@ -240,6 +242,13 @@ def print_coverage() -> None:
     print(f"{'total':22} {served:4} of {known:4}  {100 * served // known:3} %")
 
 
+def check(settings: Settings, *, as_json: bool) -> int:
+    """Say what this host lacks to run guests; 0 where they can run, 1 where something that they need is missing."""
+    detected = detect(settings.state / "hypervisor.json")
+    results = checkup.examine(checkup.Surroundings(detected, settings))
+    return (report.write_json if as_json else report.write)(results, sys.stdout)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="xapi",
@@ -250,6 +259,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help=f"settings, TOML (default: {CONFIGURATION})"
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="say what this host lacks to run guests and what to do about it, and end: 0 if they can run, else 1",
+    )
+    parser.add_argument("--json", action="store_true", help="with --check: as one JSON document")
     parser.add_argument("--coverage", action="store_true", help="print which messages are served, and end")
     parser.add_argument(
         "-o",
@@ -290,6 +305,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingsWrong as error:
         print(f"xapi: {error}", file=sys.stderr)
         return 2
+    if options.check:
+        return check(settings, as_json=options.json)
     logs.configure(settings.log_level.upper())
     os.umask(0o022)
     _allow_files()
