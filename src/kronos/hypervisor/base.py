@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from kronos.datamodel.errors import Failure
+from kronos.hypervisor.disk_facts import Bitmap, DiskStatistics, Progress
 
 Kind = Literal["hvm", "pv", "pvh", "pv_in_pvh"]
 Action = Literal["destroy", "restart", "preserve"]
@@ -391,16 +392,61 @@ class Hypervisor(ABC):
         """The VM's screen as a PNG or PPM image."""
         raise Failure("VM_LACKS_FEATURE", uuid)
 
-    def snapshot_disks(self, uuid: str, overlays: Mapping[int, Path]) -> None:
+    def snapshot_disks(
+        self, uuid: str, overlays: Mapping[int, Path], bitmaps: Mapping[int, str] | None = None
+    ) -> None:
         """From one moment on write to these files instead, one for each device number, all or none of them.
 
-        They exist, are qcow2 and are backed by the disks' present files, which change no more.
+        They exist, are qcow2 and are backed by the disks' present files, which change no more. Bitmaps go on in the
+        new files, empty, under their names; `bitmaps` names one more for a disk, that begins at that moment.
         """
         raise Failure("VM_LACKS_FEATURE", uuid)
 
     def snapshot_disk(self, uuid: str, device: int, overlay: Path) -> None:
         """snapshot_disks for one."""
         self.snapshot_disks(uuid, {device: overlay})
+
+    def commit_disk(self, uuid: str, device: int, layer: Path, progress: Progress | None = None) -> None:
+        """Put what is in `layer`, one of the files that a live disk consists of, into the file beneath it.
+
+        On return nothing holds `layer` open, and nothing needs it; where it was the top, the guest writes to the file
+        beneath from then on. That must be the disk's alone. Bitmaps are put together.
+        """
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def mirror_disk(
+        self,
+        uuid: str,
+        device: int,
+        to: Path,
+        *,
+        format: Literal["raw", "qcow2"] = "qcow2",  # noqa: A002
+        shallow: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Copy a live disk to `to` and go on there: an image that exists, of the disk's size and empty.
+
+        `shallow` copies the top file alone: `to` is then backed by a copy of what the top is backed by. On return
+        nothing holds the old file. Bitmaps move too. Until then the disk is where it was, and stays there in case of
+        an error.
+        """
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def disk_statistics(self, uuid: str) -> dict[int, DiskStatistics]:
+        """What a live VM's guest has done with its disks, by device number."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def bitmap_add(self, uuid: str, device: int, name: str) -> None:
+        """Note from now on which parts of a live disk change, in units of 64 KiB, in a bitmap in its top file."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def bitmap_remove(self, uuid: str, device: int, name: str) -> None:
+        """Drop a bitmap of a live disk; without effect when there is none of that name."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def bitmaps(self, uuid: str, device: int) -> list[Bitmap]:
+        """The bitmaps of a live disk's top file."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
 
     def resize_disk(self, uuid: str, device: int, size: int) -> None:
         """Grow a disk of a live VM to `size` bytes."""

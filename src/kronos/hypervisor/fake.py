@@ -165,13 +165,20 @@ class Fake(Hypervisor):
         with self._in(uuid):
             return Console(self.run_directory / uuid / "serial", self.run_directory / uuid / "serial.log")
 
+    def channel(self, uuid: str, name: str) -> Path | None:
+        # Whoever tests a guest listens there.
+        socket = self.run_directory / uuid / name.rpartition(".")[2]
+        return socket if socket.exists() else None
+
     def guest_info(self, uuid: str) -> GuestInfo:
         with self._in(uuid) as guest:
             if guest.info is None:
                 raise Failure("VM_MISSING_PV_DRIVERS", uuid)
             return guest.info
 
-    def snapshot_disks(self, uuid: str, overlays: Mapping[int, Path]) -> None:
+    def snapshot_disks(
+        self, uuid: str, overlays: Mapping[int, Path], bitmaps: Mapping[int, str] | None = None
+    ) -> None:
         with self._in(uuid) as guest:
             for device in overlays:
                 self._disk(guest, device)

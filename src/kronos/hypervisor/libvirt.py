@@ -195,7 +195,9 @@ class LibvirtHypervisor(Hypervisor):
     def unplug_interface(self, uuid: str, device: int, *, timeout: float = 30.0) -> None:
         self._unplug(uuid, DeviceId("interface", device), timeout)
 
-    def snapshot_disks(self, uuid: str, overlays: Mapping[int, Path]) -> None:
+    def snapshot_disks(
+        self, uuid: str, overlays: Mapping[int, Path], bitmaps: Mapping[int, str] | None = None
+    ) -> None:
         flags = (
             libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
             | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
