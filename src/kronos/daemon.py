@@ -19,6 +19,7 @@ from kronos import __version__
 from kronos.api import catalogue
 from kronos.auth import pam
 from kronos.background import operations as allowed_operations
+from kronos.background.channels import Channels
 from kronos.background.follow import Follow
 from kronos.background.inventory import host as host_inventory
 from kronos.background.inventory import networks, storage, templates
@@ -36,6 +37,8 @@ from kronos.hypervisor.base import Hypervisor
 from kronos.hypervisor.checkup import report
 from kronos.hypervisor.detection import Detected, detect
 from kronos.hypervisor.kvm import KVM, QEMU
+from kronos.hypervisor.xen import URI as XEN_URI
+from kronos.hypervisor.xen import Xen
 from kronos.network.bridge import BridgeNetwork
 from kronos.rules import operations
 from kronos.server import doors
@@ -69,6 +72,7 @@ class Daemon:
         self.machine: Machine
         self.pipeline: Pipeline
         self.follow: Follow
+        self.channels: Channels
         self.server: Server
 
     async def run(self) -> None:
@@ -131,6 +135,8 @@ class Daemon:
         self._refresh_records(detected)
         self.follow = Follow(self.db, self.machine)
         self.follow.start()
+        self.channels = Channels(self.db, self.machine)
+        self.channels.start()
         storage.settle_disks(self.pipeline)
         allowed_operations.refresh(self.db)
 
@@ -150,6 +156,8 @@ class Daemon:
 
     def _hypervisor(self, detected: Detected) -> Hypervisor:
         settings = self.settings
+        if detected.type == "XEN":
+            return Xen(settings.libvirt or XEN_URI, settings.run)
         uri = settings.libvirt or SYSTEM_URI
         if settings.private_libvirt:
             uri = PrivateLibvirtd(settings.state / "libvirt").start()
@@ -207,6 +215,7 @@ class Daemon:
         await stopping
         while tasks.running and loop.time() < deadline:  # tasks have no connection to be waited for
             await asyncio.sleep(0.02)
+        self.channels.close()
         self.follow.close()
         self.pipeline.close()
         if self.db.journal is not None:

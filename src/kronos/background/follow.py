@@ -60,6 +60,8 @@ class Follow:
             case EventKind.RESUMED if vm.power_state == "Paused":
                 vm.power_state = "Running"
             case EventKind.REBOOTED:
+                if event.value:
+                    vm.domid = event.value
                 self.db.write(state.metrics_of(self.db, vm), {"start_time": now(), "last_updated": now()})
                 guest.forget(self.db, vm)
             case EventKind.AGENT_CONNECTED:

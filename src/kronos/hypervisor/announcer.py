@@ -17,10 +17,12 @@ Callback = Callable[[Event], None]
 class Announcer:
     """Takes events from any thread without waiting, and calls the watchers from a thread of its own.
 
-    A watcher may therefore call the driver back, and a slow one holds up no guest and no libvirt callback.
+    A watcher may therefore call the driver back, and a slow one holds up no guest and no libvirt callback. `translate`
+    is called there first, and may look up what an event means; None is for events that mean nothing.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, translate: Callable[[Event], Event | None] = lambda event: event) -> None:
+        self._translate = translate
         self._queue: queue.SimpleQueue[Event | threading.Event | None] = queue.SimpleQueue()
         self._watchers: tuple[Callback, ...] = ()
         self._guard = threading.Lock()
@@ -61,8 +63,18 @@ class Announcer:
             if isinstance(item, threading.Event):
                 item.set()
                 continue
-            for callback in self._watchers:
-                try:
-                    callback(item)
-                except Exception:  # noqa: BLE001 - one watcher's mistake must not cost the others
-                    log.exception("a watcher failed on %s", item)
+            self._tell(item)
+
+    def _tell(self, event: Event) -> None:
+        told: Event | None = event
+        try:
+            told = self._translate(event)
+        except Exception:  # noqa: BLE001 - better untranslated than not at all
+            log.exception("%s is not understood", event)
+        if told is None:
+            return
+        for callback in self._watchers:
+            try:
+                callback(told)
+            except Exception:  # noqa: BLE001 - one watcher's mistake must not cost the others
+                log.exception("a watcher failed on %s", told)

@@ -190,9 +190,11 @@ class EventKind(enum.Enum):
 
 
 class Reason(enum.Enum):
-    """Why a VM halted. UNKNOWN: it went while nobody could watch (the hypervisor's daemon was away)."""
+    """Why a VM halted. UNKNOWN: it went while nobody could watch (the hypervisor's daemon was away). REBOOTED: it asked
+    to be started again, and its Domain's `on_reboot` leaves that to the toolstack."""
 
     SHUTDOWN = "shutdown"
+    REBOOTED = "rebooted"
     DESTROYED = "destroyed"
     CRASHED = "crashed"
     MIGRATED = "migrated"
@@ -203,7 +205,8 @@ class Reason(enum.Enum):
 @dataclass(frozen=True)
 class Event:
     """One happening. `reason` comes with HALTED, `device` with DEVICE_REMOVED and DISK_FAILED, `value` with
-    MEMORY_CHANGED (bytes the guest has) and CLOCK_CHANGED (seconds from UTC)."""
+    MEMORY_CHANGED (bytes the guest has), CLOCK_CHANGED (seconds from UTC) and REBOOTED (the new domid; 0 where it stays
+    the same)."""
 
     uuid: str
     kind: EventKind

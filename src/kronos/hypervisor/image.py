@@ -73,6 +73,14 @@ def with_carrier(document: str, interface: DeviceId, carrier: bool) -> str | Non
     return None
 
 
+def device_document(document: str, device: DeviceId) -> str | None:
+    """The document of one device of a running VM; None if there is none such."""
+    for element in _parsed(document).iterfind(f"devices/{device.kind}"):
+        if _device(element) == device:
+            return ElementTree.tostring(element, encoding="unicode")
+    return None
+
+
 def repointed(untrusted_saved: str, wanted: str) -> str:
     """The document that brings a memory image back: what the guest sees as it was saved, since a memory
     image fits no other machine; everything of this host (files, sockets, networks) from `wanted`.

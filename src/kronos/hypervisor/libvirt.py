@@ -73,7 +73,7 @@ class LibvirtHypervisor(Hypervisor):
             raise ValueError(f"{longest} is too long for a unix socket")
         self._renderer = self.renderer(self.places)
         self._turns = Turns()
-        self._announcer = Announcer("hypervisor-events")
+        self._announcer = Announcer("hypervisor-events", self._told)
         self._removals = Removals()
         self._guard = threading.Lock()
         self._known: dict[str, State] = {}
@@ -419,6 +419,10 @@ class LibvirtHypervisor(Hypervisor):
         elif event.kind is EventKind.DEVICE_REMOVED and event.device is not None:
             self._removals.settle(event.uuid, event.device, Outcome.REMOVED)
         self._announcer.announce(event)
+
+    def _told(self, event: Event) -> Event | None:
+        """In the watchers' thread: what an event of the layer below means."""
+        return event
 
     def _rejected(self, uuid: str, device: DeviceId) -> None:
         self._removals.settle(uuid, device, Outcome.REJECTED)

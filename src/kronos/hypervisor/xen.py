@@ -1,0 +1,300 @@
+"""Xen, through libvirt's libxl driver: only what differs from KVM, and what that driver lacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import libvirt
+
+from kronos.datamodel.errors import Failure
+from kronos.hypervisor import happenings, image, savefile
+from kronos.hypervisor.base import (
+    DeviceId,
+    Disk,
+    Domain,
+    Event,
+    EventKind,
+    PhysicalMemory,
+    Reason,
+    State,
+)
+from kronos.hypervisor.libvirt import LIVE, LibvirtHypervisor
+from kronos.hypervisor.rendering import Places, Renderer
+from kronos.hypervisor.terminals import Terminals
+from kronos.hypervisor.xen_rendering import XenRenderer
+from kronos.system.commands import CommandFailed, run
+
+log = logging.getLogger(__name__)
+
+URI = "xen:///system"
+_TERMINAL = re.compile(r"/dev/pts/[0-9]{1,6}")
+# The numbers are SHUTDOWN_* of Xen's public/sched.h.
+_ENDINGS = {"0": Reason.SHUTDOWN, "1": Reason.REBOOTED, "3": Reason.CRASHED}
+_CONTROL_DOMAIN = 0
+
+
+class Xen(LibvirtHypervisor):
+    """VMs on Xen: PV, PVH and HVM, with paravirtual disks and interfaces, whose back ends are QEMU and the kernel."""
+
+    type = "XEN"
+    _product = "xen"
+
+    def __init__(self, uri: str, run_directory: Path) -> None:
+        self._terminals = Terminals()
+        super().__init__(uri, run_directory)
+
+    def renderer(self, places: Places) -> Renderer:
+        return XenRenderer(places)
+
+    # --- power -------------------------------------------------------------------------------------------------------
+
+    def start(self, domain: Domain, *, paused: bool = False) -> int:
+        domid = super().start(domain, paused=paused or _needs_settling(domain))
+        self._begun(domain, paused)
+        return domid
+
+    def resume(self, domain: Domain, path: Path, *, paused: bool = False) -> int:
+        domid = super().resume(domain, path, paused=paused or _needs_settling(domain))
+        self._begun(domain, paused)
+        return domid
+
+    def _begun(self, domain: Domain, paused: bool) -> None:
+        """What libvirt's document has no words for, and the serial line."""
+        try:
+            self._offer_line(self._lookup(domain.uuid), fresh=True)
+            if _needs_settling(domain):
+                handle = self._lookup(domain.uuid)
+                handle.setSchedulerParameters({"cap": domain.cap})
+                if not paused:
+                    handle.resume()
+        except (libvirt.libvirtError, OSError) as error:
+            # It may have ended already.
+            log.warning("VM %s has begun, but %s", domain.uuid, error)
+
+    def abandon_suspend(self, uuid: str) -> None:
+        # libxl has no way to stop a save; it ends by itself, with the guest gone or running on.
+        self.await_start(uuid)
+
+    def is_saved(self, path: Path) -> bool:
+        return savefile.is_whole(path)
+
+    # --- devices -----------------------------------------------------------------------------------------------------
+
+    def change_media(self, uuid: str, disk: Disk) -> None:
+        # A paravirtual disk has no tray: the medium is the disk.
+        with self._live(uuid) as domain:
+            if self._is_emulated(domain):
+                domain.updateDeviceFlags(self._renderer.disk_document(disk), LIVE)
+                return
+            present = DeviceId("disk", disk.device) in image.devices(domain.XMLDesc())
+        if present:
+            self.unplug_disk(uuid, disk.device)
+        if disk.path is not None:
+            self.plug_disk(uuid, disk)
+
+    def _is_emulated(self, domain: libvirt.virDomain) -> bool:
+        return str(domain.OSType()) == "hvm"
+
+    def _unplug(self, uuid: str, device: DeviceId, timeout: float) -> None:
+        """libxl waits until the guest has let go, ten seconds at most, and tells nobody later."""
+        kind = "VBD" if device.kind == "disk" else "VIF"
+        with self._live(uuid) as domain:
+            document = image.device_document(domain.XMLDesc(), device)
+            if document is None:
+                raise Failure("DEVICE_ALREADY_DETACHED", uuid)
+            try:
+                domain.detachDeviceFlags(document, LIVE)
+            except libvirt.libvirtError as error:
+                if "failed to detach" in str(error):
+                    raise Failure("DEVICE_DETACH_TIMEOUT", kind, uuid) from error
+                raise
+        self._announcer.announce(Event(uuid, EventKind.DEVICE_REMOVED, device=device))
+
+    # --- what the machine has ----------------------------------------------------------------------------------------
+
+    def versions(self) -> dict[str, str]:
+        found = super().versions()
+        # libvirt asks Xen for its version as libvirt's own are written; the hypervisor shows it whole.
+        parts = [_hypervisor_text(f"version/{name}") for name in ("major", "minor", "extra")]
+        if all(parts):
+            found["xen"] = f"{parts[0]}.{parts[1]}{parts[2]}"
+        return found
+
+    def physical_memory(self) -> PhysicalMemory | None:
+        handle = self._connection.handle()
+        try:
+            return PhysicalMemory(handle.getInfo()[1] << 20, handle.getFreeMemory())
+        except libvirt.libvirtError as error:
+            raise Failure("INTERNAL_ERROR", f"libvirt: {error}") from error
+
+    def physical_processors(self) -> int | None:
+        try:
+            return int(self._connection.handle().getInfo()[2])
+        except libvirt.libvirtError as error:
+            raise Failure("INTERNAL_ERROR", f"libvirt: {error}") from error
+
+    # --- events and states -------------------------------------------------------------------------------------------
+
+    def _states(self, handle: libvirt.virConnect) -> list[tuple[libvirt.virDomain, State]]:
+        found = []
+        for domain in handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            if domain.ID() == _CONTROL_DOMAIN:
+                continue
+            with suppress(libvirt.libvirtError):  # it ended meanwhile
+                state = happenings.STATES.get(domain.state()[0])
+                if state is not None:
+                    found.append((domain, state))
+        return found
+
+    def _opened(self, handle: libvirt.virConnect, again: bool) -> None:
+        super()._opened(handle, again)
+        for domain, _ in self._states(handle):
+            with suppress(libvirt.libvirtError, OSError):
+                self._offer_line(domain)
+
+    def _told(self, event: Event) -> Event | None:
+        """What an event of libxl's means: a guest that reboots is announced as started, and then as halted."""
+        if event.kind is EventKind.STARTED:
+            self._line_of(event.uuid)
+        if event.kind not in (EventKind.HALTED, EventKind.SUSPENDED):
+            return event
+        state = self._state_now(event.uuid)
+        if state in (State.RUNNING, State.PAUSED):
+            with self._guard:
+                self._know(event.uuid, state)
+            self._line_of(event.uuid)
+            return Event(event.uuid, EventKind.REBOOTED, value=self._domid(event.uuid))
+        reason = event.reason
+        if state is State.HALTED:
+            reason = self._let_go(event.uuid)
+        self._terminals.detach(event.uuid)
+        return replace(event, reason=reason)
+
+    def _state_now(self, uuid: str) -> State | None:
+        """None where there is no such domain; HALTED for one that has ended and is kept until it is looked at."""
+        try:
+            return happenings.STATES.get(self._lookup(uuid).state()[0], State.HALTED)
+        except (libvirt.libvirtError, Failure):
+            return None
+
+    def _domid(self, uuid: str) -> int:
+        with suppress(libvirt.libvirtError, Failure):
+            return max(0, int(self._lookup(uuid).ID()))
+        return 0
+
+    def _let_go(self, uuid: str) -> Reason:
+        """Destroy a domain that has ended and was kept so that one can see why: no event says reboot or poweroff."""
+        reason = Reason.SHUTDOWN
+        with suppress(libvirt.libvirtError, Failure):
+            domain = self._lookup(uuid)
+            reason = _ending(domain.ID())
+            domain.destroy()
+        return reason
+
+    def _line_of(self, uuid: str) -> None:
+        with suppress(libvirt.libvirtError, OSError, Failure):
+            self._offer_line(self._lookup(uuid))
+
+    def close(self) -> None:
+        super().close()
+        self._terminals.close()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _offer_line(self, domain: libvirt.virDomain, *, fresh: bool = False) -> None:
+        """Serve the guest's serial line at its place."""
+        terminal = _terminal(domain.XMLDesc())
+        if terminal is None:
+            return
+        uuid = domain.UUIDString()
+        self._terminals.attach(
+            uuid, terminal, self.places.serial(uuid), self.places.serial_log(uuid), fresh=fresh
+        )
+
+    def _restore(self, handle: libvirt.virConnect, document: str, path: Path, paused: bool) -> None:
+        # libvirt takes no other document than the image's own, so it gets an image with another one.
+        flag = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
+        uuid = document.partition("<uuid>")[2].partition("</uuid>")[0]
+        with _rewritten(path, document, self.places.of(uuid) / "resume") as pipe:
+            handle.restoreFlags(os.fspath(pipe), None, flag)
+
+    def _repointed(self, handle: libvirt.virConnect, domain: Domain, path: Path) -> str:
+        try:
+            saved = savefile.read(path)
+        except (savefile.UnusableSavefile, OSError) as error:
+            log.warning("The memory image of %s: %s", domain.uuid, error)
+            raise Failure("VM_CHECKPOINT_RESUME_FAILED", domain.uuid) from error
+        return image.repointed(saved.untrusted_document, self._renderer.domain(domain))
+
+
+def _ending(domid: int) -> Reason:
+    """Why a domain that is still there has ended. Only xl tells: the last but one column of its list."""
+    try:
+        lines = run(["xl", "list", "-v", str(domid)], timeout=20).splitlines()
+    except CommandFailed as error:
+        log.warning("Why domain %d has ended is not known: %s", domid, error)
+        return Reason.UNKNOWN
+    words = lines[-1].split()
+    return _ENDINGS.get(words[-2] if len(words) > 2 else "", Reason.SHUTDOWN)
+
+
+def _needs_settling(domain: Domain) -> bool:
+    return bool(domain.cap)
+
+
+def _terminal(document: str) -> str | None:
+    """The pseudo-terminal of the guest's console or first serial port."""
+    devices = ElementTree.fromstring(document).find("devices")  # noqa: S314 - libvirt's own writing
+    for kind in ("serial", "console"):
+        for element in devices.iterfind(kind) if devices is not None else ():
+            source = element.find("source")
+            path = source.get("path", "") if source is not None else ""
+            if _TERMINAL.fullmatch(path):
+                return path
+    return None
+
+
+@contextmanager
+def _rewritten(path: Path, document: str, pipe: Path) -> Iterator[Path]:
+    """A named pipe from which the image at `path` comes with another document at its head."""
+    old = savefile.read(path)
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe, 0o600)
+    feeder = threading.Thread(target=_feed, args=(path, old, document, pipe), name="resume", daemon=True)
+    feeder.start()
+    try:
+        yield pipe
+    finally:
+        # One that nobody has opened would wait for ever.
+        with suppress(OSError):
+            os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+        feeder.join(10)
+        pipe.unlink(missing_ok=True)
+
+
+def _feed(path: Path, old: savefile.Savefile, document: str, pipe: Path) -> None:
+    try:
+        with path.open("rb") as source, pipe.open("wb", buffering=0) as sink:
+            sink.write(savefile.head(document, old.version))
+            source.seek(old.stream)
+            shutil.copyfileobj(source, sink, 1 << 20)
+    except BrokenPipeError:
+        pass  # libxl has read what it wanted: a raw VDI is longer than the image in it
+    except OSError as error:
+        log.warning("The memory image %s: %s", path, error)
+
+
+def _hypervisor_text(name: str) -> str:
+    try:
+        return Path("/sys/hypervisor", name).read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,244 @@
+"""An emulated machine that runs real Xen with a Debian control domain, driven over ssh.
+
+Everything by process id and with a limit; nothing of it outlives `close` but the cached image. A start takes half a
+minute on two idle cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.xen.image import REPOSITORY, Image
+
+BOOT = 240.0
+"""Seconds until the control domain answers; 30 on an idle machine."""
+MEMORY, CONTROL_DOMAIN_MEMORY = 3584, 1280
+"""MiB of the machine, and of its control domain; the rest is for guests."""
+SOURCE = "/opt/kronos"
+"""Where the project lies in the control domain."""
+_SENT = ("src", "tests", "tools", "pyproject.toml", "README.md")
+_NOT_NEEDED = ("mypy", "mypy-*", "mypyc", "ruff*", "grimp*", "importlinter", "import_linter*", "pip", "pip-*")
+
+
+class Broken(Exception):
+    """The machine did not do what it should; the text has the end of its console."""
+
+
+class Machine:
+    """One machine. `number` tells it from others that run beside it."""
+
+    def __init__(
+        self,
+        image: Image,
+        *,
+        number: int = 1,
+        directory: Path | None = None,
+        processors: int = 2,
+        memory: int = MEMORY,
+        control_domain_memory: int = CONTROL_DOMAIN_MEMORY,
+        cable: Sequence[str] = (),
+    ) -> None:
+        self.image = image
+        self.number = number
+        self.processors = processors
+        self.memory = memory
+        self.control_domain_memory = control_domain_memory
+        self.cable = cable
+        self._own = directory is None
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="kxen-", dir="/tmp"))
+        self.directory.mkdir(exist_ok=True)
+        self.console = self.directory / "console.log"
+        self._port_file = self.directory / "port"
+        self._pid_file = self.directory / "pid"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    # --- its life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> Machine:
+        """Power on and wait until the control domain's libvirt answers. Raises Broken."""
+        port = _free_port()
+        self._port_file.write_text(str(port))
+        with (self.directory / "qemu.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command(port), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self._pid_file.write_text(str(self._process.pid))
+        until = time.monotonic() + BOOT
+        while True:
+            if self._process.poll() is not None:
+                raise self.broken(f"QEMU ended: {(self.directory / 'qemu.log').read_text(errors='replace')}")
+            if self._connected():
+                with contextlib.suppress(Broken):
+                    self.run("virsh -c xen:///system list >/dev/null", timeout=60)
+                    return self
+            if time.monotonic() > until:
+                raise self.broken(f"its libvirt does not answer after {BOOT:.0f} s")
+            time.sleep(0.5)
+
+    def _connected(self) -> bool:
+        """Whether there is a connection that all commands share: making one takes seconds here."""
+        if self._control.exists():
+            return True
+        argv = [*self.ssh("-M", "-N", "-f")]
+        quiet = subprocess.DEVNULL  # it stays, and would keep a pipe open
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return subprocess.run(argv, stdin=quiet, stdout=quiet, stderr=quiet, timeout=40).returncode == 0
+        return False
+
+    def _command(self, port: int) -> list[str]:
+        memory = f"dom0_mem={self.control_domain_memory}M,max:{self.control_domain_memory}M"
+        xen = f"{memory} console=com1 com1=115200 loglvl=warning guest_loglvl=warning"
+        linux = f"{self.image.kernel} console=hvc0 quiet loglevel=4 systemd.show_status=0 kronos.host={self.number}"
+        disk = f"file={self.image.disk},if=none,id=disk,format=raw,snapshot=on,cache=unsafe,discard=unmap"
+        net = f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:22"
+        mac = f"52:54:00:12:34:0{self.number}"
+        return [
+            *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,thread=multi"),
+            # Guests of the kinds PVH and HVM need paging in hardware, which this emulated CPU has.
+            *("-cpu", "qemu64,+npt", "-smp", str(self.processors), "-m", str(self.memory)),
+            *("-nodefaults", "-display", "none", "-no-reboot"),
+            *("-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console"),
+            *("-kernel", str(self.image.xen), "-append", xen),
+            *("-initrd", f"{linux},{self.image.ramdisk}"),
+            *("-drive", disk, "-device", "virtio-blk-pci,drive=disk"),
+            *("-netdev", net, "-device", f"virtio-net-pci,netdev=net,mac={mac},romfile="),
+            *self.cable,
+        ]
+
+    def close(self) -> None:
+        """Power off, at once: the disk is a throw-away copy."""
+        subprocess.run(
+            ["ssh", "-q", "-O", "exit", "-o", f"ControlPath={self._control}", "x"],
+            capture_output=True,
+            timeout=10,
+        )
+        with contextlib.suppress(OSError, ValueError):
+            _end(int(self._pid_file.read_text()))
+        if self._process is not None:
+            self._process.wait(10)
+        if self._own:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def runs(self) -> bool:
+        """Whether its emulator is there."""
+        try:
+            return b"kronos.host" in Path(f"/proc/{int(self._pid_file.read_text())}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return False
+
+    # --- ways to it --------------------------------------------------------------------------------------------------
+
+    @property
+    def _control(self) -> Path:
+        return self.directory / "ssh"
+
+    def ssh(self, *options: str) -> list[str]:
+        """The start of a command line that runs what follows in the control domain."""
+        return [
+            *("ssh", "-q", "-i", str(self.image.key), "-p", self._port_file.read_text()),
+            *(
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+                "-o",
+                "ConnectTimeout=30",
+            ),
+            *("-o", f"ControlPath={self._control}"),
+            *options,
+            "root@127.0.0.1",
+        ]
+
+    def run(self, command: str, timeout: float = 60, *, input: bytes | None = None) -> str:  # noqa: A002
+        """What a shell command in the control domain prints. Raises Broken with all it said where it fails."""
+        try:
+            done = subprocess.run([*self.ssh(), command], capture_output=True, timeout=timeout, input=input)
+        except subprocess.TimeoutExpired as late:
+            raise self.broken(f"no end of `{command}` after {timeout:.0f} s") from late
+        text = done.stdout.decode(errors="replace")
+        if done.returncode != 0:
+            raise self.broken(
+                f"`{command}` ended with {done.returncode}: {text}{done.stderr.decode(errors='replace')}"
+            )
+        return text
+
+    def install(self) -> None:
+        """Put this checkout and the packages that its tests need into the control domain."""
+        site = next((REPOSITORY / ".venv" / "lib").glob("python3*/site-packages"))
+        self._send(REPOSITORY, _SENT, f"{SOURCE}", ("node_modules", "clients-npm"))
+        self._send(site, (".",), f"{SOURCE}/site-packages", _NOT_NEEDED)
+        python = f"PYTHONPATH={SOURCE}/src:{SOURCE}/site-packages exec /usr/bin/python3"
+        scripts = {"xapi": f"{python} -m kronos.daemon", "eliloader": f"{python} -m kronos.boot.eliloader"}
+        scripts["kronos-python"] = python
+        for name, start in scripts.items():
+            path = f"/usr/local/bin/{name}"
+            self.run(f"cat >{path} && chmod 755 {path}", input=f'#!/bin/sh\n{start} "$@"\n'.encode())
+        self.run(f"ln -sf {SOURCE}/src/kronos/xe/xe /usr/local/bin/xe")
+
+    def _send(self, base: Path, names: Sequence[str], target: str, without: Sequence[str]) -> None:
+        excluded = [f"--exclude={pattern}" for pattern in without]
+        pack = subprocess.Popen(
+            ["tar", "-c", "-C", str(base), *excluded, *names],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        unpack = f"mkdir -p {shlex.quote(target)} && tar -x -C {shlex.quote(target)}"
+        done = subprocess.run([*self.ssh(), unpack], stdin=pack.stdout, capture_output=True, timeout=180)
+        if pack.wait(30) != 0 or done.returncode != 0:
+            raise self.broken(f"sending {base}: {done.stderr.decode(errors='replace')}")
+
+    def broken(self, why: str) -> Broken:
+        """An error with the end of the console."""
+        with contextlib.suppress(OSError):
+            lines = self.console.read_text(errors="replace").splitlines()[-40:]
+            why += "\nThe console ends:\n" + "\n".join(lines)
+        return Broken(why)
+
+
+def joined(image: Image, place: Path) -> tuple[Machine, Machine]:
+    """Two machines, not started, with a cable between their bridges: hosts 10.9.0.1 and 10.9.0.2."""
+    port = _free_port()
+    made = []
+    for number, end in ((1, f"listen=127.0.0.1:{port}"), (2, f"connect=127.0.0.1:{port}")):
+        cable = ["-netdev", f"socket,id=pair,{end}"]
+        cable += ["-device", f"virtio-net-pci,netdev=pair,mac=52:54:00:12:35:0{number},romfile="]
+        size = {"processors": 1, "memory": 2560, "control_domain_memory": 1024}
+        made.append(Machine(image, number=number, directory=place / f"host{number}", cable=cable, **size))
+    return made[0], made[1]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if b"kronos.host" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return  # the number has gone to another process
+        os.kill(pid, 15)
+        until = time.monotonic() + 10
+        while time.monotonic() < until and Path(f"/proc/{pid}").exists():
+            status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if status == "Z":
+                return
+            time.sleep(0.1)
+        os.kill(pid, 9)
+
+
+def interactive(machine: Machine, argv: Sequence[str]) -> int:
+    """A shell or command in the control domain, on this terminal."""
+    options = ["-t"] if sys.stdin.isatty() else []
+    return subprocess.run([*machine.ssh(*options), *argv]).returncode
