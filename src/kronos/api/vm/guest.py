@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, now
@@ -12,6 +13,7 @@ from kronos.db.database import Database
 from kronos.db.records import VIF, VM, Network, VM_guest_metrics
 from kronos.dispatch.machine import Machine
 from kronos.hypervisor.base import GuestInfo
+from kronos.rules import guest_metrics
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,9 @@ LOOKS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 # What needs no help from inside the guest here: the power button, PCI hot plug and saving its memory.
 ABILITIES = dict.fromkeys(("feature-suspend", "feature-shutdown", "feature-reboot", "feature-poweroff"), "1")
+
+QEMU_AGENT = {"major": "1", "minor": "0", "micro": "0", "build": "0"}
+"""The version of drivers that a guest with QEMU's agent is said to have."""
 
 
 def born(db: Database, vm: VM) -> None:
@@ -80,9 +85,31 @@ def write(db: Database, vm: VM, info: GuestInfo) -> None:
                     "last_updated": now(),
                     "PV_drivers_detected": True,
                     "PV_drivers_up_to_date": True,
-                    "PV_drivers_version": {"major": "1", "minor": "0", "micro": "0", "build": "0"},
+                    "PV_drivers_version": QEMU_AGENT,
                 },
             )
+
+
+def heard(db: Database, vm: VM, tree: Mapping[str, str]) -> None:
+    """Put what an agent wrote in xenstore's layout, wherever it did, into the VM's guest metrics record; QEMU's agent,
+    where there is one, knows better."""
+    fields = guest_metrics.fields(tree)
+    if fields is None:
+        return
+    with db.transaction():
+        row = db.find(VM_guest_metrics, vm.guest_metrics)
+        if row is None or (row.live and row.PV_drivers_version == QEMU_AGENT):
+            return
+        # What the virtual hardware can do needs no word of the guest's.
+        fields["other"] = {**ABILITIES, **fields["other"]}
+        for name in ("can_use_hotplug_vbd", "can_use_hotplug_vif"):
+            if fields[name] == "unspecified":
+                del fields[name]
+        db.write(row, {**fields, "last_updated": now()})
+        for vif in (db.get(VIF, ref) for ref in vm.VIFs):
+            address = fields["networks"].get(f"{vif.device}/ip")
+            if address is not None:
+                _assign(db, vif, address)
 
 
 def _addresses(db: Database, vm: VM, info: GuestInfo) -> dict[str, str]:
