@@ -74,6 +74,8 @@ class Database:
         self._touched: dict[Record, set[str]] = {}
         self._derivations: list[Derivation] = []
         self._woken: list[Callable[[], None]] = []
+        self._watched: dict[str, list[Callable[[], None]]] = {}
+        self._news: set[str] = set()
 
     # --- reading ---------------------------------------------------------------------------------------------
 
@@ -181,6 +183,10 @@ class Database:
         if self.generation != self._began_at:
             for wake in self._woken:
                 wake()
+        news, self._news = self._news, set()
+        for ref in news:
+            for wake in self._watched.get(ref, ()):
+                wake()
 
     def _roll_back(self) -> None:
         undo, self._undo = self._undo, []
@@ -188,6 +194,7 @@ class Database:
             step()
         # The steps above wrote to put things back: nothing of that is to be journalled.
         self._undo, self._changes, self._touched = [], [], {}
+        self._news.clear()
 
     def on_commit(self, wake: Callable[[], None]) -> None:
         """Call `wake` after every transaction that changed something, from whichever thread wrote.
@@ -206,6 +213,22 @@ class Database:
         finally:
             with self.lock:
                 self._woken.remove(wake)
+
+    @contextmanager
+    def watching(self, wake: Callable[[], None], *rows: Record) -> Iterator[None]:
+        """`listening`, for transactions that changed or removed one of these rows: who waits for one VM among a
+        thousand is to sleep through the others' changes."""
+        with self.lock:
+            for row in rows:
+                self._watched.setdefault(row.ref, []).append(wake)
+        try:
+            yield
+        finally:
+            with self.lock:
+                for row in rows:
+                    self._watched[row.ref].remove(wake)
+                    if not self._watched[row.ref]:
+                        del self._watched[row.ref]
 
     def create(self, kind: type[R], ref: str = "", **fields: Any) -> R:
         """A new row; fields left out take their default, `uuid` a new one."""
@@ -285,6 +308,8 @@ class Database:
         with self.transaction():
             self.generation += 1
             row.changed(self.generation)
+            if row.ref in self._watched:
+                self._news.add(row.ref)
             if self.recent.pop(row.ref, None) is not None:
                 self.recent[row.ref] = row
 
@@ -303,6 +328,8 @@ class Database:
         self.recent.pop(row.ref, None)
         self.tables[row.kind.name].remove(row)
         self.generation += 1
+        if row.ref in self._watched:
+            self._news.add(row.ref)
         for field in row.kind.fields.values():
             if field.inverse is not None and field.mirror_of is None:
                 self._mirror(field, row.ref, stored[field.name], field.type.zero)

@@ -11,6 +11,7 @@ from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.record import Record
 from kronos.dispatch.task import Task
+from kronos.dispatch.workers import only_waiting
 from kronos.rules import operations
 
 # The reference waits as long for another operation to end before it tells the client.
@@ -56,7 +57,8 @@ class Holds:
                     raise refusal
                 # Only whoever waits is told of a cancellation: what a cancelled call undoes has to get through.
                 task.check()
-                self._released.wait(left)
+                with only_waiting():
+                    self._released.wait(left)
 
     def _tried(self, rows: Sequence[Record], operation: str, task: Task) -> Failure | None:
         """Enter the operation on every row, or say what is in the way and leave all as they were."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from kronos.dispatch.machine import Machine
 from kronos.dispatch.registry import HANDLERS, Handler
 from kronos.dispatch.sessions import Sessions
 from kronos.dispatch.task import Task, Tasks
+from kronos.dispatch.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ class Pipeline:
         self.holds = Holds(db)
         self.durability = Durability(db, loop)
         self.changes = Changes(db, loop)
-        self.workers = ThreadPoolExecutor(WORKERS, "call")
-        self.task_workers = ThreadPoolExecutor(TASKS, "task")
+        self.workers: Executor = Workers(WORKERS, "call")
+        self.task_workers: Executor = Workers(TASKS, "task")
         # Apart: a worker may wait for a login, and were there no other threads, all of them would wait for themselves.
         self.logins = ThreadPoolExecutor(LOGINS, "login")
         self._routes: dict[str, Route] = {}
@@ -206,19 +207,28 @@ class Pipeline:
         """Run a call under its task and end the task by what comes of it; returns the value or raises Failure."""
         task = call.task
         try:
-            if route.handler is not None:
-                answer = self._work(route.handler, call, arguments)
-            else:
-                assert route.implied is not None
-                answer = route.implied(*arguments)
-            self.durability.block()
-            task.finish("" if answer.type is VOID else answer.xml().decode())
-            return answer.value
+            return self._ran(route, call, arguments)
         except Failure as failure:
             task.fail(failure)
             raise
+        except Exception as error:  # a defect, of the answer's writing perhaps: nobody is to wait for ever
+            log.exception("%s failed", task.label)
+            defect = Failure("INTERNAL_ERROR", f"{type(error).__name__}: {error}")
+            task.fail(defect)
+            raise defect from error
         finally:
             self.tasks.ended(task)
+
+    def _ran(self, route: Route, call: Call, arguments: tuple[Any, ...]) -> Any:
+        """The value of a call, with its task finished by it."""
+        if route.handler is not None:
+            answer = self._work(route.handler, call, arguments)
+        else:
+            assert route.implied is not None
+            answer = route.implied(*arguments)
+        self.durability.block()
+        call.task.finish("" if answer.type is VOID else answer.xml().decode())
+        return answer.value
 
     # --- calls from inside -----------------------------------------------------------------------------------
 

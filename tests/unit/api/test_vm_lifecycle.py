@@ -15,6 +15,8 @@ from kronos.background.inventory import storage as storage_inventory
 from kronos.background.reconcile import reconcile
 from kronos.datamodel.errors import Failure
 from kronos.db.records import VBD, VDI, VIF, VM, Console, Task, VM_metrics
+from kronos.dispatch.task import Task as Shown
+from kronos.dispatch.workers import Workers
 from kronos.hypervisor.base import State
 from kronos.network.base import LockingMode, VifPort
 from kronos.network.names import port_name
@@ -193,6 +195,39 @@ def test_a_hard_shutdown_ends_a_clean_one_that_waits_for_a_deaf_guest(host):
     assert until(lambda: task.status != "pending")
     assert (vm.power_state, task.status) == ("Halted", "cancelled")
     assert task.error_info[0] == "TASK_CANCELLED"
+
+
+def test_deaf_guests_keep_nobody_from_forcing_them(host):
+    host.pipeline.workers, host.pipeline.task_workers = Workers(2, "call"), Workers(2, "task")
+    vms = [halted_vm(host, disk=False) for _ in range(6)]
+    for vm in vms:
+        host("VM.start", vm.ref, False, False)
+        host.hypervisor.guests[vm.uuid].obeys = False
+    tasks = [host.db.get(Task, host("Async.VM.clean_shutdown", vm.ref)) for vm in vms]
+    assert until(lambda: all("clean_shutdown" in vm.current_operations.values() for vm in vms))
+    forced = [host.db.get(Task, host("Async.VM.hard_shutdown", vm.ref)) for vm in vms[:3]]
+    for vm in vms[3:]:
+        host("VM.hard_shutdown", vm.ref)
+    assert until(lambda: all(task.status != "pending" for task in (*tasks, *forced)))
+    assert {task.status for task in forced} == {"success"}
+    assert {vm.power_state for vm in vms} == {"Halted"}
+
+
+def test_who_waits_for_one_guest_sleeps_through_what_happens_to_others(host, monkeypatch):
+    vm, other = halted_vm(host, disk=False), halted_vm(host, disk=False)
+    host("VM.start", vm.ref, False, False)
+    host.hypervisor.guests[vm.uuid].obeys = False
+    looks = []
+    check = Shown.check
+    monkeypatch.setattr(Shown, "check", lambda task: looks.append(task.label) or check(task))
+    task = host.db.get(Task, host("Async.VM.clean_shutdown", vm.ref))
+    assert until(lambda: "Async.VM.clean_shutdown" in looks)
+    for number in range(50):
+        other.name_description = str(number)
+        time.sleep(0.001)
+    assert looks.count("Async.VM.clean_shutdown") < 5
+    host("VM.hard_shutdown", vm.ref)
+    assert until(lambda: task.status != "pending")
 
 
 def test_a_reboot_of_the_guest_keeps_the_vm_running(host):

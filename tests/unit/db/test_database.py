@@ -288,3 +288,22 @@ def test_two_threads_that_decode_a_row_do_not_lose_a_write(tmp_path, monkeypatch
     reader.join()
     assert vm.name_label == "b"
     db.journal.close()
+
+
+def test_who_watches_a_row_is_woken_by_its_changes_alone():
+    db = Database()
+    mine, other = db.create(VM), db.create(VM)
+    woken = []
+    with db.watching(lambda: woken.append(mine.name_label), mine):
+        other.name_label = "not mine"
+        mine.name_label = "first"
+        with pytest.raises(KeyError), db.transaction():
+            mine.name_label = "undone"
+            raise KeyError
+        with db.transaction():
+            mine.name_label = "second"
+            mine.name_description = "in one step"
+        db.delete(mine)
+    assert woken == ["first", "second", "second"]
+    other.name_label = "later"
+    assert len(woken) == 3

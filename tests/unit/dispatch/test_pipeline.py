@@ -17,7 +17,7 @@ from kronos.db.database import Database
 from kronos.db.records import SR, VM, Host, Pool, Session, Task
 from kronos.dispatch import registry, roles
 from kronos.dispatch import task as tasks
-from kronos.dispatch.answer import RecordsAnswer
+from kronos.dispatch.answer import Answer, RecordsAnswer
 from kronos.dispatch.call import Call, Origin
 from kronos.dispatch.machine import Machine
 from kronos.dispatch.pipeline import Fault, Pipeline
@@ -387,3 +387,21 @@ def test_a_list_of_records_in_parts_is_the_same_as_in_one(road, count):
             row.ref: row.name_label for row in rows
         }
     assert [json.loads(row.json())["uuid"] for row in rows] == [row.uuid for row in rows]
+
+
+def test_a_task_whose_answer_cannot_be_written_fails(road, monkeypatch, caplog):
+    """Not for ever pending: whoever waits for it would wait as long."""
+
+    def unwritable(self):
+        raise TypeError("what a handler should not have returned")
+
+    monkeypatch.setattr(Answer, "xml", unwritable)
+    appliance = {"name_label": "a", "name_description": ""}
+    row = road.db.get(Task, road("Async.VM_appliance.create", road.login(), appliance))
+    for _ in range(200):
+        if row.status != "pending":
+            break
+        threading.Event().wait(0.01)
+    assert row.status == "failure"
+    assert row.error_info == ("INTERNAL_ERROR", "TypeError: what a handler should not have returned")
+    assert "Traceback" in caplog.text

@@ -21,6 +21,7 @@ from kronos.datamodel.types import NULL
 from kronos.db.records import SR, VBD, VDI, VM, Host, Pool
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
+from kronos.dispatch.workers import only_waiting
 from kronos.hypervisor.base import Domain
 from kronos.rules import domain as domains
 from kronos.rules import placement
@@ -91,7 +92,8 @@ def linger(call: Call, seconds: int) -> None:
     """Wait after a start as the VM's record asks for; a cancellation ends that, and what was started stays."""
     woken = threading.Event()
     call.task.on_cancel(woken.set)
-    woken.wait(min(seconds, threading.TIMEOUT_MAX))
+    with only_waiting():
+        woken.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
 def describe(call: Call, vm: VM, undo: ExitStack) -> Domain:
@@ -346,7 +348,7 @@ def ask_until(
     """
     woken = threading.Event()
     call.task.on_cancel(woken.set)
-    with call.db.listening(woken.set):
+    with call.db.watching(woken.set, vm, state.metrics_of(call.db, vm)):
         with named_by_reference(vm):
             ask(vm.uuid)
         asked = time.monotonic()
@@ -361,7 +363,8 @@ def ask_until(
             if clock >= asked + ASK_AGAIN:
                 _ask_again(vm, ask)
                 asked = time.monotonic()
-            woken.wait(max(0.0, min(asked + ASK_AGAIN, deadline) - time.monotonic()))
+            with only_waiting():
+                woken.wait(max(0.0, min(asked + ASK_AGAIN, deadline) - time.monotonic()))
             woken.clear()
 
 
