@@ -90,7 +90,7 @@ class Fake(Hypervisor):
             if guest.domain.on_reboot == "restart":
                 self._announce(uuid, EventKind.REBOOTED)
             else:
-                self._end(uuid, EventKind.HALTED, Reason.SHUTDOWN)
+                self._end(uuid, EventKind.HALTED, Reason.REBOOTED)
 
     def pause(self, uuid: str) -> None:
         with self._in(uuid, State.RUNNING) as guest:

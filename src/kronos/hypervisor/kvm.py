@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
+import libvirt
+import libvirt_qemu
+
 from kronos.datamodel.errors import Failure
-from kronos.hypervisor.base import Disk, Domain, Interface
+from kronos.hypervisor.base import Disk, Domain, Event, EventKind, Interface, Reason
 from kronos.hypervisor.libvirt import LibvirtHypervisor
 from kronos.hypervisor.rendering import Places, Renderer, add, letters
 
@@ -144,7 +151,53 @@ class KVMRenderer(Renderer):
             add(devices, "panic", model="isa")
 
 
-class KVM(LibvirtHypervisor):
+class _Emulator(LibvirtHypervisor):
+    """VMs in QEMU's processes: what libvirt does not tell of them, and QEMU does."""
+
+    def __init__(self, uri: str, run_directory: Path) -> None:
+        self._rebooting: set[str] = set()
+        super().__init__(uri, run_directory)
+
+    def _opened(self, handle: libvirt.virConnect, again: bool) -> None:
+        # Where a guest's reboot ends it, libvirt tells of a shutdown; only QEMU's own event says which it was.
+        libvirt_qemu.qemuMonitorEventRegister(handle, None, "SHUTDOWN", self._ending, None)
+        super()._opened(handle, again)
+
+    def _ending(
+        self,
+        _: Any,
+        domain: libvirt.virDomain,
+        name: str,
+        seconds: int,
+        micros: int,
+        details: str,
+        opaque: Any,
+    ) -> None:
+        """In libvirt's event thread, before it tells that the VM has stopped."""
+        if is_reboot(details):
+            with self._guard:
+                self._rebooting.add(domain.UUIDString())
+
+    def _happened(self, event: Event) -> None:
+        if event.kind in (EventKind.HALTED, EventKind.STARTED):
+            with self._guard:
+                rebooting = event.uuid in self._rebooting
+                self._rebooting.discard(event.uuid)
+            if rebooting and event.reason is Reason.SHUTDOWN:
+                event = replace(event, reason=Reason.REBOOTED)
+        super()._happened(event)
+
+
+def is_reboot(untrusted_details: str) -> bool:
+    """Whether QEMU's SHUTDOWN event says that the guest asked for a reset."""
+    try:
+        details = json.loads(untrusted_details)
+    except ValueError:
+        return False
+    return isinstance(details, dict) and details.get("reason") == "guest-reset"
+
+
+class KVM(_Emulator):
     """VMs under KVM."""
 
     type = "KVM"
@@ -153,7 +206,7 @@ class KVM(LibvirtHypervisor):
         return KVMRenderer(places, accelerated=True)
 
 
-class QEMU(LibvirtHypervisor):
+class QEMU(_Emulator):
     """VMs with CPUs that QEMU emulates, where the host cannot run them: the same machine, much slower."""
 
     type = "QEMU"

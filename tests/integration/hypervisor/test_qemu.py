@@ -134,11 +134,20 @@ def test_a_guest_that_resets_itself_goes_on_in_the_same_domain(world: Any) -> No
     assert world.states()[domain.uuid] == "Running"
 
 
-def test_a_guest_that_may_not_reboot_halts(world: Any) -> None:
+def test_a_guest_whose_reboot_is_left_to_others_halts_and_says_that_it_asked_for_one(world: Any) -> None:
     domain = world.started(on_reboot="destroy")
     world.ready(domain.uuid)
 
     world.say(domain.uuid, b"r")
+
+    assert world.wait_for(domain.uuid, EventKind.HALTED).reason is Reason.REBOOTED
+
+
+def test_a_guest_that_may_not_reboot_switches_itself_off_all_the_same(world: Any) -> None:
+    domain = world.started(on_reboot="destroy")
+    world.ready(domain.uuid)
+
+    world.say(domain.uuid, b"q")
 
     assert world.wait_for(domain.uuid, EventKind.HALTED).reason is Reason.SHUTDOWN
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kronos.hypervisor.announcer import Announcer
 from kronos.hypervisor.base import DeviceId, Event, EventKind, Reason, State
 from kronos.hypervisor.happenings import alias, device_of, lifecycle
+from kronos.hypervisor.kvm import is_reboot
 from kronos.hypervisor.libvirt import missed
 from kronos.hypervisor.removals import Outcome, Removals
 from kronos.hypervisor.turns import Turns
@@ -167,3 +168,17 @@ def test_a_turn_ends_with_an_error() -> None:
 
     with turns.of("a"):
         assert len(turns) == 1
+
+
+@pytest.mark.parametrize(
+    ("details", "asked"),
+    [
+        ('{"guest": true, "reason": "guest-reset"}', True),
+        ('{"guest": true, "reason": "guest-shutdown"}', False),
+        ('{"guest": false, "reason": "host-signal"}', False),
+        ("[]", False),
+        ("", False),
+    ],
+)
+def test_qemu_says_whether_a_guest_that_ends_asked_for_a_reboot(details: str, asked: bool) -> None:
+    assert is_reboot(details) is asked
