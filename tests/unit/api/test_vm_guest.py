@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 
 from kronos.api.vm import guest
+from kronos.datamodel.errors import Failure
 from kronos.db.records import VIF, VM, Network, VM_guest_metrics
 from kronos.hypervisor.base import Domain, Firmware, GuestInfo
 
@@ -56,10 +58,30 @@ def test_a_guest_is_asked_until_its_interfaces_have_addresses(xapi, monkeypatch)
     asked = iter(told)
     monkeypatch.setattr(xapi.hypervisor, "guest_info", lambda uuid: GuestInfo(networks=next(asked)))
 
-    guest._look(xapi.db, xapi.machine, vm, 7)
+    guest.refresh_later(xapi.db, xapi.machine, vm)
 
-    networks = xapi.db.get(VM_guest_metrics, vm.guest_metrics).networks
-    assert networks == {"0/ip": "192.0.2.7", "0/ipv4/0": "192.0.2.7", "0/ipv6/0": "fe80::1"}
+    wanted = {"0/ip": "192.0.2.7", "0/ipv4/0": "192.0.2.7", "0/ipv6/0": "fe80::1"}
+    assert eventually(lambda: networks_of(xapi, vm) == wanted)
+
+
+def test_a_thousand_guests_that_tell_nothing_yet_take_a_few_threads(xapi, monkeypatch):
+    monkeypatch.setattr(guest, "LOOKS", (0.0, 0.3, 0.3))
+    network = xapi.db.create(Network).ref
+    asked: Counter[str] = Counter()
+
+    def silent(uuid):
+        asked[uuid] += 1
+        raise Failure("VM_MISSING_PV_DRIVERS", uuid)
+
+    monkeypatch.setattr(xapi.hypervisor, "guest_info", silent)
+    vms = [xapi.db.create(VM, power_state="Running", domid=7) for _ in range(1000)]
+    for vm in vms:
+        xapi.db.create(VIF, VM=vm.ref, network=network, device="0", currently_attached=True)
+    before = threading.active_count()
+    for vm in vms:
+        guest.refresh_later(xapi.db, xapi.machine, vm)
+    assert threading.active_count() - before <= 10
+    assert eventually(lambda: asked == {vm.uuid: 3 for vm in vms})
 
 
 def test_an_interface_that_comes_and_goes_is_asked_after(host, monkeypatch):

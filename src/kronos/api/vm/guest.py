@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Mapping
 
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, now
 from kronos.db.database import Database
 from kronos.db.records import VIF, VM, Network, VM_guest_metrics
+from kronos.dispatch.appointments import Appointments
 from kronos.dispatch.machine import Machine
 from kronos.hypervisor.base import GuestInfo
 from kronos.rules import guest_metrics
@@ -19,6 +18,9 @@ log = logging.getLogger(__name__)
 
 # An agent answers before the guest has its addresses: look again after these seconds, then leave it alone.
 LOOKS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+
+# An agent that hangs takes seconds, and a thousand guests may be asked at once after a start of the daemon.
+_appointments = Appointments("guest", hands=8)
 
 
 # What needs no help from inside the guest here: the power button, PCI hot plug and saving its memory.
@@ -45,23 +47,22 @@ def born(db: Database, vm: VM) -> None:
 
 
 def refresh_later(db: Database, machine: Machine, vm: VM) -> None:
-    """Ask the agent now and a few times more until every interface has an address, on a thread of its own."""
-    threading.Thread(target=_look, args=(db, machine, vm, vm.domid), name="guest", daemon=True).start()
+    """Ask the agent now and a few times more until every interface has an address, without waiting for it here."""
+    _appointments.make(LOOKS[0], _look, db, machine, vm, vm.domid, 1)
 
 
-def _look(db: Database, machine: Machine, vm: VM, domid: int) -> None:
-    for pause in LOOKS:
-        time.sleep(pause)
-        if vm.ref not in db.rows or vm.power_state != "Running" or vm.domid != domid:
-            return
-        try:
-            info = machine.hypervisor.guest_info(vm.uuid)
-        except Failure as failure:
-            log.debug("Agent of %s: %s", vm.uuid, failure)
-            continue
-        write(db, vm, info)
+def _look(db: Database, machine: Machine, vm: VM, domid: int, nth: int) -> None:
+    """Ask the agent of one run of a VM for the nth time, and make an appointment for the next time if need be."""
+    if vm.ref not in db.rows or vm.power_state != "Running" or vm.domid != domid:
+        return
+    try:
+        write(db, vm, machine.hypervisor.guest_info(vm.uuid))
         if _is_addressed(db, vm):
             return
+    except Failure as failure:
+        log.debug("Agent of %s: %s", vm.uuid, failure)
+    if nth < len(LOOKS):
+        _appointments.make(LOOKS[nth], _look, db, machine, vm, domid, nth + 1)
 
 
 def _is_addressed(db: Database, vm: VM) -> bool:
