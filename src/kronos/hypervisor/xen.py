@@ -222,7 +222,7 @@ class Xen(LibvirtHypervisor):
 
     def _restore(self, handle: libvirt.virConnect, document: str, path: Path, paused: bool) -> None:
         # libvirt takes no other document than the image's own, so it gets an image with another one.
-        flag = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
+        flag = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else 0  # of the others libxl's driver knows none
         uuid = document.partition("<uuid>")[2].partition("</uuid>")[0]
         with _rewritten(path, document, self.places.of(uuid) / "resume") as pipe:
             handle.restoreFlags(os.fspath(pipe), None, flag)
