@@ -31,23 +31,24 @@ def create(call: Call, args: dict[str, Any]) -> str:
     """
     fields = constructor_fields("VBD", args)
     db = call.db
-    vm = db.get(VM, fields["VM"])
-    if fields["type"] == "CD" and fields["mode"] != "RO":
-        raise Failure("VBD_CDS_MUST_BE_READONLY")
-    fields["empty"] = fields["empty"] or fields["VDI"] == NULL
-    if fields["empty"]:
-        if fields["type"] != "CD":
-            raise Failure("VBD_NOT_REMOVABLE_MEDIA", "new VBD")
-        fields["VDI"] = NULL
-    else:
-        vdi = db.get(VDI, fields["VDI"])
-        if vdi.type not in ALLOWED_TYPES:
-            raise Failure("VDI_INCOMPATIBLE_TYPE", vdi.ref, vdi.type)
-        if "backend-kind" in vdi.sm_config:
-            fields["other_config"] = fields["other_config"] | {"backend-kind": vdi.sm_config["backend-kind"]}
-    if "migrate" in " ".join(vm.current_operations.values()):
-        raise Failure("OPERATION_NOT_ALLOWED", f"VM {vm.ref} is being migrated")
-    with db.transaction():
+    with db.transaction():  # VM and disk are not to go before the record that refers to them is there
+        vm = db.get(VM, fields["VM"])
+        if fields["type"] == "CD" and fields["mode"] != "RO":
+            raise Failure("VBD_CDS_MUST_BE_READONLY")
+        fields["empty"] = fields["empty"] or fields["VDI"] == NULL
+        if fields["empty"]:
+            if fields["type"] != "CD":
+                raise Failure("VBD_NOT_REMOVABLE_MEDIA", "new VBD")
+            fields["VDI"] = NULL
+        else:
+            vdi = db.get(VDI, fields["VDI"])
+            if vdi.type not in ALLOWED_TYPES:
+                raise Failure("VDI_INCOMPATIBLE_TYPE", vdi.ref, vdi.type)
+            if "backend-kind" in vdi.sm_config:
+                backend = {"backend-kind": vdi.sm_config["backend-kind"]}
+                fields["other_config"] = fields["other_config"] | backend
+        if "migrate" in " ".join(vm.current_operations.values()):
+            raise Failure("OPERATION_NOT_ALLOWED", f"VM {vm.ref} is being migrated")
         userdevice = devices.vbd_device(db, vm, fields["userdevice"], fields["type"])
         suspended = vm.power_state == "Suspended"
         given = args if suspended else {}
@@ -127,14 +128,20 @@ def take_out(call: Call, vbd: VBD) -> None:
     assert number is not None
     with named_by_reference(vm):
         call.machine.hypervisor.unplug_disk(vm.uuid, number)
-    vbd.currently_attached = False
-    detach_media(call, vbd)
+    gone_from_guest(call, vbd, {"currently_attached": False})
 
 
-def detach_media(call: Call, vbd: VBD) -> None:
-    """Let go of what is in a VBD, unless another VM has it open."""
-    vdi = call.db.find(VDI, vbd.VDI)
-    if vdi is not None and not open_elsewhere(call.db, vdi, call.db.get(VM, vbd.VM)):
+def gone_from_guest(call: Call, vbd: VBD, fields: dict[str, Any]) -> None:
+    """The guest has a disk no more: write that down, and then let go of it, unless another VM has it open.
+
+    In this order, since what the record says is true from now on, whatever becomes of the letting go. The last of
+    several VMs that give up the same disk at once lets go of it, which the one step of writing and looking tells.
+    """
+    with call.db.transaction():
+        vdi = call.db.find(VDI, vbd.VDI)
+        call.db.write(vbd, fields)
+        last = vdi is not None and not open_elsewhere(call.db, vdi, call.db.get(VM, vbd.VM))
+    if vdi is not None and last:
         driver_of(call, vdi).volume_detach(vdi.uuid)
 
 
@@ -160,11 +167,13 @@ def eject(call: Call, vbd: str) -> None:
     """Empty a CD drive. Raises VBD_IS_EMPTY, VBD_NOT_REMOVABLE_MEDIA."""
     row = call.db.get(VBD, vbd)
     vm = call.db.get(VM, row.VM)
+    emptied = {"VDI": NULL, "empty": True}
     if vm.power_state in ("Running", "Paused"):
         with named_by_reference(vm):
             call.machine.hypervisor.change_media(vm.uuid, drive(row))
-        detach_media(call, row)
-    call.db.write(row, {"VDI": NULL, "empty": True})
+        gone_from_guest(call, row, emptied)
+    else:
+        call.db.write(row, emptied)
 
 
 @message("VBD.assert_attachable")
