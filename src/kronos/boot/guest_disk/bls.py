@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kronos.boot.guest_disk.menu import Entry, Menu, joined, version_key
+from kronos.boot.guest_disk.menu import Entry, Menu, joined, lines, version_key
 
 _MOST_RAMDISKS = 16
+_LARGEST_FILE = 65536
 _ARCHITECTURES = ("", "x64")
 
 
@@ -47,8 +48,8 @@ def parse(
 
 def _keys(untrusted_text: str) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {}
-    for line in untrusted_text.splitlines():
-        name, _, value = line.strip().replace("\t", " ").partition(" ")
+    for untrusted_line in lines(untrusted_text[:_LARGEST_FILE]):
+        name, _, value = untrusted_line.strip().replace("\t", " ").partition(" ")
         if value and not name.startswith("#"):
             keys.setdefault(name, []).append(value.strip())
     return keys

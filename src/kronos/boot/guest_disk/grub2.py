@@ -368,7 +368,7 @@ class _Test:
         if len(words) >= 2 and words[0] in ("-z", "-n", "-s", "-f", "-e", "-d"):
             operator, value = words.pop(0), words.pop(0)
             if operator in ("-z", "-n"):
-                return (value == "") == (operator == "-z") != negated
+                return ((value == "") == (operator == "-z")) != negated
             return bool(self.text(value)) != negated
         return bool(words.pop(0) if words else "") != negated
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kronos.boot.guest_disk.menu import LONGEST_PATH, MOST_ENTRIES, Entry, Menu, Reading, joined, whole
+from kronos.boot.guest_disk.menu import LONGEST_PATH, MOST_ENTRIES, Entry, Menu, Reading, joined, lines, whole
 
 _KERNEL_OPTIONS = ("--type=", "--no-mem-option")
 
@@ -43,7 +43,7 @@ class _Draft:
 def parse(untrusted_text: str, read: Reading, directory: str) -> Menu:
     """The menu; `directory` is where the file is. Raises BootUnreadable."""
     default, drafts = "0", list[_Draft]()
-    for untrusted_line in untrusted_text.splitlines():
+    for untrusted_line in lines(untrusted_text):
         command, value = _command(untrusted_line)
         if command == "title":
             if len(drafts) == MOST_ENTRIES:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from kronos.boot.guest_disk.unreadable import BootUnreadable, shown
 
 MOST_ENTRIES = 512
+_MOST_LINES = 20_000
 LONGEST_PATH = 1024
 LONGEST_ARGUMENTS = 4000  # a kernel of x86 takes 2047; what is longer is no mistake of ours to hide
 
@@ -45,6 +46,19 @@ class Menu:
                 return entry
         number = whole(wanted)
         return self.entries[number] if number is not None and number < len(self.entries) else None
+
+
+def lines(untrusted_text: str) -> Iterator[str]:
+    """The lines of a configuration, one at a time. Raises BootUnreadable if they are too many."""
+    at = 0
+    for _ in range(_MOST_LINES):
+        if at >= len(untrusted_text):
+            return
+        newline = untrusted_text.find("\n", at)
+        newline = len(untrusted_text) if newline < 0 else newline
+        yield untrusted_text[at:newline]
+        at = newline + 1
+    raise BootUnreadable(f"the boot loader's configuration has more than {_MOST_LINES} lines")
 
 
 def whole(untrusted_text: str) -> int | None:

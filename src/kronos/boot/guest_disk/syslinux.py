@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kronos.boot.guest_disk.menu import LONGEST_PATH, MOST_ENTRIES, Entry, Menu, Reading, joined
+from kronos.boot.guest_disk.menu import LONGEST_PATH, MOST_ENTRIES, Entry, Menu, Reading, joined, lines
 
 _MOST_FILES = 16
 _MODULES = (".c32", ".com", ".cbt", ".bin", ".bss", ".img", ".0")
@@ -29,7 +29,7 @@ class _Parser:
 
     def parse(self, untrusted_text: str) -> None:
         self.files += 1
-        for untrusted_line in untrusted_text.splitlines():
+        for untrusted_line in lines(untrusted_text):
             words = untrusted_line.split(None, 1)
             if words and not words[0].startswith("#"):
                 self._take(words[0].lower(), words[1].strip() if len(words) > 1 else "")
