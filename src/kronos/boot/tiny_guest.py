@@ -40,10 +40,13 @@ _WANTED_MODULES = (
 _REQUIRED_APPLETS = {
     "acpid",
     "awk",
+    "findfs",
     "getty",
+    "httpd",
     "ip",
     "linuxrc",
     "login",
+    "mkfifo",
     "modprobe",
     "udhcpc",
     "uevent",
@@ -51,10 +54,13 @@ _REQUIRED_APPLETS = {
 }
 _GUEST_FILES = {
     "init": "init.sh",
+    "bin/say": "say.sh",
     "etc/agent": "agent.sh",
+    "etc/channel": "channel.sh",
     "etc/devices": "devices.sh",
     "etc/lease": "lease.sh",
     "etc/profile": "profile.sh",
+    "etc/system": "system.sh",
 }
 _GUEST_TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
