@@ -28,6 +28,7 @@ from kronos.dispatch.registry import HANDLERS, Handler
 from kronos.dispatch.sessions import Sessions
 from kronos.dispatch.task import Task, Tasks
 from kronos.dispatch.workers import Workers
+from kronos.system.commands import CommandFailed
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,11 @@ class Pipeline:
                 return answer_of(handler.message, handler.function(call, *arguments))
         except Failure:
             raise
+        except (
+            CommandFailed
+        ) as error:  # a program of the host refused: what it said is what matters, not where
+            log.error("%s failed: %s", handler.message.full_name, error)
+            raise Failure("INTERNAL_ERROR", str(error)) from error
         except Exception as error:  # a defect must not take the daemon along
             log.exception("%s failed", handler.message.full_name)
             raise Failure("INTERNAL_ERROR", f"{type(error).__name__}: {error}") from error

@@ -147,8 +147,8 @@ class Watch(ABC):
 class NetworkDriver(ABC):
     """The network of one host. Methods block and may be called from any thread.
 
-    All that change something can be repeated, and leave what they found when they fail. Failures that no
-    XenAPI code describes pass as they are (netlink's and nft's own errors).
+    All that change something can be repeated, and leave what they found when they fail. What the kernel or
+    nft refuses and no XenAPI code describes is INTERNAL_ERROR in plain words.
     """
 
     @abstractmethod

@@ -21,6 +21,7 @@ from kronos.network.mac import random_mac
 from kronos.network.netlink import IPRoute, NetlinkError
 from kronos.network.subnet import Subnet
 from kronos.network.watch import NetlinkWatch
+from kronos.network.words import in_words
 
 # Bridges have no external ids as Open vSwitch's do, but every link has an alias, which goes when the link
 # goes. It also tells our bridges from those of others.
@@ -51,6 +52,7 @@ class BridgeNetwork(NetworkDriver):
         with IPRoute() as netlink:
             return bridges_of(whole(netlink.get_links))
 
+    @in_words("A bridge cannot be made")
     def create_bridge(
         self, name: str, *, mtu: int = 1500, external_ids: Mapping[str, str] | None = None
     ) -> Bridge:
@@ -75,6 +77,7 @@ class BridgeNetwork(NetworkDriver):
             undo.pop_all()
             return self._bridge(netlink, name)
 
+    @in_words("A bridge cannot be removed")
     def destroy_bridge(self, name: str) -> None:
         names.check_bridge(name)
         with self._changes, IPRoute() as netlink:
@@ -87,6 +90,7 @@ class BridgeNetwork(NetworkDriver):
                 with _gone_already():
                     netlink.link("del", index=link["index"])
 
+    @in_words("A device cannot join a bridge")
     def enslave(self, bridge: str, device: str) -> None:
         names.check_bridge(bridge)
         names.check_device(device)
@@ -116,6 +120,7 @@ class BridgeNetwork(NetworkDriver):
             netlink.link("set", index=index, state="up")
             undo.pop_all()
 
+    @in_words("A device cannot leave its bridge")
     def release(self, device: str) -> None:
         names.check_device(device)
         with self._changes, IPRoute() as netlink:
@@ -128,6 +133,7 @@ class BridgeNetwork(NetworkDriver):
                 # The NIC goes elsewhere with its MAC; two of them would be mistaken for one another.
                 netlink.link("set", index=master["index"], address=random_mac())
 
+    @in_words("The address service of a bridge cannot be started")
     def serve_addresses(self, bridge: str, subnet: Subnet) -> None:
         names.check_bridge(bridge)
         with self._changes, IPRoute() as netlink, ExitStack() as undo:
@@ -145,6 +151,7 @@ class BridgeNetwork(NetworkDriver):
             self._addresses.start(bridge, subnet)
             undo.pop_all()
 
+    @in_words("The address service of a bridge cannot be stopped")
     def stop_addresses(self, bridge: str) -> None:
         names.check_bridge(bridge)
         with self._changes, IPRoute() as netlink:
@@ -158,10 +165,12 @@ class BridgeNetwork(NetworkDriver):
     def leases(self, bridge: str) -> list[Lease]:
         return self._addresses.leases(names.check_bridge(bridge))
 
+    @in_words("The rules of guests' ports cannot be set")
     def secure(self, *ports: VifPort) -> None:
         with self._rules:
             firewall.secure(ports)
 
+    @in_words("The rules of guests' ports cannot be removed")
     def unsecure(self, *devices: str) -> None:
         with self._rules:
             firewall.unsecure(devices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from kronos.dispatch.machine import Machine
 from kronos.dispatch.pipeline import Fault, Pipeline
 from kronos.hypervisor.fake import Fake
 from kronos.network.fake import FakeNetwork
+from kronos.system.commands import CommandFailed
 from kronos.system.intents import Intents
 
 LOCAL = Origin(local=True)
@@ -405,3 +407,20 @@ def test_a_task_whose_answer_cannot_be_written_fails(road, monkeypatch, caplog):
     assert row.status == "failure"
     assert row.error_info == ("INTERNAL_ERROR", "TypeError: what a handler should not have returned")
     assert "Traceback" in caplog.text
+
+
+def test_a_program_of_the_host_that_refuses_is_quoted_without_a_traceback(road, monkeypatch, caplog):
+    def refuses(call, *arguments):
+        raise CommandFailed(["nft"], 1, "Operation not permitted")
+
+    handler = registry.HANDLERS["task.set_progress"]
+    refusing = dataclasses.replace(handler, function=refuses, inline=False)
+    monkeypatch.setitem(registry.HANDLERS, "task.set_progress", refusing)
+    ref = road.login()
+    made = road("task.create", ref, "label", "")
+    assert road.refused("task.set_progress", ref, made, 0.5) == [
+        "INTERNAL_ERROR",
+        "nft exited with 1: Operation not permitted",
+    ]
+    assert "task.set_progress failed: nft exited with 1" in caplog.text
+    assert "Traceback" not in caplog.text

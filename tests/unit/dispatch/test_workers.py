@@ -16,7 +16,7 @@ LIMIT = 2
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    made = Workers(LIMIT, "test")
+    made = Workers(LIMIT, "crew")
     yield made
     made.shutdown()
 
@@ -29,7 +29,7 @@ def go_on() -> Iterator[threading.Event]:
 
 
 def threads() -> int:
-    return sum(thread.name == "test" for thread in threading.enumerate())
+    return sum(thread.name == "crew" for thread in threading.enumerate())
 
 
 def eventually(condition) -> bool:
@@ -84,10 +84,10 @@ def test_threads_that_stood_in_go_when_those_that_waited_are_back(workers, go_on
 
 
 def test_there_is_a_bound_to_those_that_wait_too(go_on):
-    workers = Workers(LIMIT, "test", most=5)
+    workers = Workers(LIMIT, "crew", most=5)
     waiting = [workers.submit(wait_for_a_guest, go_on) for _ in range(10)]
     assert eventually(lambda: sum(each.running() for each in waiting) == 5)
-    assert threads() == 5
+    assert eventually(lambda: threads() == 5)
     go_on.set()
     assert all(each.result(5) for each in waiting)
     workers.shutdown()
