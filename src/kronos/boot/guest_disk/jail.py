@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -27,6 +28,7 @@ _PYTHON = "/usr/bin/python3"  # the distribution's: it is what the jail sees
 _READERS = ("grub-fstest", "grub2-fstest")  # Debian's name and Fedora's
 _DEVICES = ("null", "zero", "urandom")
 _ANSWER_BYTES = 65536
+_ENDING = 2.0  # seconds; it takes milliseconds
 
 # Together, with the agent's 10 MiB, these stay below 100 MiB.
 READER_LIMITS = {
@@ -85,10 +87,19 @@ class Jail:
         self.close()
 
     def close(self) -> None:
-        """End everything in the jail. Bubblewrap is its process 1: when it goes, the kernel ends the rest."""
+        """End everything in the jail, and come back when it has ended.
+
+        The jail's process 1 is what is killed: the kernel then ends the rest, and bubblewrap ends after it. Killing
+        bubblewrap first would leave that to happen some time later, with the image still open.
+        """
         self.channel.close()
-        self.process.kill()
-        self.process.wait()
+        try:
+            for child in _children(self.process.pid) if self.process.poll() is None else []:
+                os.kill(child, signal.SIGKILL)
+            self.process.wait(_ENDING)
+        except (OSError, subprocess.TimeoutExpired):
+            self.process.kill()
+            self.process.wait()
         if self.process.stderr is not None:
             self.process.stderr.close()
 
@@ -146,6 +157,10 @@ class Jail:
         assert self.process.stderr is not None
         words = self.process.stderr.read(4000).decode("utf-8", "replace").strip()
         return JailEnded(f"the jail for the guest's disk ended: {shown(words[-300:])}")
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _command(layers: list[chain.Layer]) -> list[str]:

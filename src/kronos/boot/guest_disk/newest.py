@@ -66,6 +66,8 @@ def _root(disk: Disk, boot: Device, devices: list[Device], with_ramdisk: bool) -
                 home = device
     if with_ramdisk and home.uuid:
         return f"root=UUID={home.uuid} ro"
+    if home.name.startswith("lvm/"):
+        return f"root=/dev/mapper/{home.name[4:]} ro"
     number = re.search(r"[0-9]+$", home.name.partition(",")[2])
     return f"root=/dev/xvda{number[0] if number else ''} ro"  # the first disk's name under Xen
 

@@ -91,6 +91,11 @@ def test_without_a_ramdisk_the_root_is_xens_first_disk(disk_of, tmp_path):
     assert _boot(disk, tmp_path) == ("kernel 2", None, "root=/dev/xvda1 ro")
 
 
+def test_without_fstab_a_root_on_a_logical_volume_is_named_by_it(disk_of, tmp_path):
+    disk = disk_of({"loop0,msdos1": {"/vmlinuz": "k"}, "lvm/vg-root": {"/etc/hostname": "h"}})
+    assert _boot(disk, tmp_path)[2] == "root=/dev/mapper/vg-root ro"
+
+
 def test_only_the_partition_at_the_given_offset_is_looked_at(disk_of, tmp_path):
     devices = [Device("loop0,msdos1", "ext*", start=1048576), Device("loop0,msdos2", "ext*", start=9437184)]
     files = {name.name: {"/vmlinuz": name.name} for name in devices}
