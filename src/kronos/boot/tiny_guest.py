@@ -118,7 +118,7 @@ def tiny_guest(
         busybox = _busybox()
         inputs = {"recipe": _recipe(), "busybox": _identity(busybox)}
         if not _fresh(guest, stamp, inputs):
-            with _alone(directory / "tiny-guest.lock"):
+            with alone(directory / "tiny-guest.lock"):
                 if not _fresh(guest, stamp, inputs):
                     _make(guest, stamp, inputs, busybox, cache or _cache(), progress)
     except (OSError, UnusableKernel, UnreadableData, MissingModule, CommandFailed) as error:
@@ -225,7 +225,7 @@ def _cache() -> Path:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     lock = FileLock(path)
     deadline = time.monotonic() + _LOCK_LIMIT
     while True:
