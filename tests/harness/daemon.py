@@ -20,6 +20,8 @@ from typing import Any
 from harness.client import Client, NoAnswer
 from harness.guests import Images
 from harness.host import Host
+from harness.xen import control_domain
+from harness.xen.control_domain import ControlDomain
 from kronos.system.libvirtd import PrivateLibvirtd
 
 READY = 60.0
@@ -32,7 +34,9 @@ RUNNING: list[Daemon] = []
 class Daemon:
     """`xapi` on a host. `settings` are those of its `--set`, over the defaults for a test."""
 
-    def __init__(self, host: Host, images: Images, name: str = "x", **settings: str | int | bool) -> None:
+    def __init__(
+        self, host: Host | ControlDomain, images: Images, name: str = "x", **settings: str | int | bool
+    ) -> None:
         self.host = host
         self.images = images
         self.directory = host.directory / name
@@ -46,7 +50,7 @@ class Daemon:
             "storage": str(self.storage),
             "socket": str(self.socket),
             "listen": "0.0.0.0",
-            "private_libvirt": True,
+            "private_libvirt": not control_domain.here(),  # Xen has room for one libvirt
         } | settings
         self.process: subprocess.Popen[bytes] | None = None
         self.state.mkdir(parents=True)
@@ -104,7 +108,8 @@ class Daemon:
         """End it with its libvirtd and guests."""
         if self.process is not None:
             self.kill()
-        self.libvirtd.stop()
+        if self.settings["private_libvirt"]:
+            self.libvirtd.stop()
         with contextlib.suppress(ValueError):
             RUNNING.remove(self)
 
@@ -130,13 +135,20 @@ class Daemon:
 
     def virsh(self, *words: str) -> str:
         """What an administrator's virsh would say or do."""
-        argv = ["virsh", "-q", "-c", self.libvirtd.uri, *words]
+        argv = ["virsh", "-q", "-c", self.libvirt_uri, *words]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
         assert done.returncode == 0, f"{argv}: {done.stderr}"
         return done.stdout
 
+    @property
+    def libvirt_uri(self) -> str:
+        """Where its guests are."""
+        return self.libvirtd.uri if self.settings["private_libvirt"] else "xen:///system"
+
     def guest_pids(self) -> dict[str, int]:
         """The QEMU process of each guest, by the uuid of its VM."""
+        if isinstance(self.host, ControlDomain):
+            return self.host.guest_pids()
         found = {}
         for file in (self.state / "libvirt" / "run" / "qemu").glob("*.pid"):
             with contextlib.suppress(OSError, ValueError):

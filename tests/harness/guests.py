@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.client import Client
+from harness.xen import control_domain
 from kronos.boot.tiny_guest import tiny_guest
 
 CACHE = Path("/var/cache/kronos/tests")
@@ -22,12 +23,14 @@ class Images:
     def __init__(self, cache: Path = CACHE) -> None:
         self.cache = cache
         self.tiny = tiny_guest(cache / "tiny-guest")
-        self._obedient = _obedient(cache)
+        self._obedient = control_domain.obedient(cache) if control_domain.here() else _obedient(cache)
 
     def install(self, state: Path) -> None:
         """Put the images, and what an earlier daemon found out about this machine, into a new state directory."""
         (state / "guest").mkdir()
-        shutil.copy(self._obedient, state / "guest" / "obedient")
+        shutil.copy(self._obedient, state / "guest" / self._obedient.name)
+        if control_domain.here():
+            shutil.copy(control_domain.KERNEL, state / "guest" / "vmlinux")
         shutil.copytree(self.cache / "tiny-guest", state / "tiny-guest")
         if self._hypervisor.exists():
             shutil.copy(self._hypervisor, state / "hypervisor.json")
@@ -60,36 +63,51 @@ def _obedient(cache: Path) -> Path:
 def vm_record(state: Path, name: str, **fields: Any) -> dict[str, Any]:
     """What VM.create takes for a VM that boots the obedient guest: 16 MiB, no screen, no cost while it waits."""
     memory = 16 * MIB
-    return {
-        "name_label": name,
-        "name_description": "",
-        "user_version": 1,
-        "is_a_template": False,
-        "affinity": "OpaqueRef:NULL",
-        "memory_static_min": memory,
-        "memory_static_max": memory,
-        "memory_dynamic_min": memory,
-        "memory_dynamic_max": memory,
-        "VCPUs_params": {},
-        "VCPUs_max": 1,
-        "VCPUs_at_startup": 1,
-        "actions_after_shutdown": "destroy",
-        "actions_after_reboot": "restart",
-        "actions_after_crash": "destroy",
-        "PV_bootloader": "",
-        "PV_kernel": str(state / "guest" / "obedient"),
-        "PV_ramdisk": "",
-        "PV_args": "",
-        "PV_bootloader_args": "",
-        "PV_legacy_args": "",
-        "HVM_boot_policy": "",
-        "HVM_boot_params": {},
-        "platform": {"vga": "none", "usb": "false"},
-        "PCI_bus": "",
-        "other_config": {},
-        "recommendations": "",
-        "domain_type": "pvh",
-    } | fields
+    return (
+        {
+            "name_label": name,
+            "name_description": "",
+            "user_version": 1,
+            "is_a_template": False,
+            "affinity": "OpaqueRef:NULL",
+            "memory_static_min": memory,
+            "memory_static_max": memory,
+            "memory_dynamic_min": memory,
+            "memory_dynamic_max": memory,
+            "VCPUs_params": {},
+            "VCPUs_max": 1,
+            "VCPUs_at_startup": 1,
+            "actions_after_shutdown": "destroy",
+            "actions_after_reboot": "restart",
+            "actions_after_crash": "destroy",
+            "PV_bootloader": "",
+            "PV_kernel": str(state / "guest" / "obedient"),
+            "PV_ramdisk": "",
+            "PV_args": "",
+            "PV_bootloader_args": "",
+            "PV_legacy_args": "",
+            "HVM_boot_policy": "",
+            "HVM_boot_params": {},
+            "platform": {"vga": "none", "usb": "false"},
+            "PCI_bus": "",
+            "other_config": {},
+            "recommendations": "",
+            "domain_type": "pvh",
+        }
+        | (_on_xen(state) if control_domain.here() else {})
+        | fields
+    )
+
+
+def _on_xen(state: Path) -> dict[str, Any]:
+    """The obedient guest of Xen is a Linux."""
+    memory = ("memory_static_min", "memory_static_max", "memory_dynamic_min", "memory_dynamic_max")
+    return dict.fromkeys(memory, control_domain.MEMORY) | {
+        "PV_kernel": str(state / "guest" / "vmlinux"),
+        "PV_ramdisk": str(state / "guest" / "obedient-initrd"),
+        "PV_args": control_domain.COMMAND_LINE,
+        "domain_type": control_domain.KIND,
+    }
 
 
 def tiny_vm(client: Client, name: str, *, network: bool = True, start: bool = False) -> str:
@@ -98,6 +116,8 @@ def tiny_vm(client: Client, name: str, *, network: bool = True, start: bool = Fa
     vm = str(client("VM.clone", template, name))
     _fill_in_sr(client, vm)
     client("VM.provision", vm)
+    if control_domain.here():
+        client("VM.set_domain_type", vm, control_domain.KIND)
     if network:
         add_interface(client, vm, internal_network(client))
     if start:

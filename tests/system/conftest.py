@@ -13,6 +13,8 @@ from harness.client import Client
 from harness.daemon import Daemon, wait_until
 from harness.guests import Images
 from harness.host import Host
+from harness.xen import control_domain
+from harness.xen.control_domain import ControlDomain
 from kronos.datamodel.errors import Failure
 
 
@@ -20,7 +22,8 @@ from kronos.datamodel.errors import Failure
 def images() -> Images:
     if os.geteuid() != 0:
         pytest.skip("hosts of one's own need root")
-    hosts.sweep()
+    if not control_domain.here():
+        hosts.sweep()
     return Images()
 
 
@@ -30,7 +33,7 @@ def new_daemon(images: Images) -> Iterator[Callable[..., Daemon]]:
     with contextlib.ExitStack() as undo:
 
         def make(*, start: bool = True, **settings: str | int | bool) -> Daemon:
-            host = Host()
+            host = ControlDomain() if control_domain.here() else Host()
             undo.callback(host.close)
             daemon = Daemon(host, images, **settings)
             undo.callback(daemon.close)

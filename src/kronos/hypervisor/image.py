@@ -81,6 +81,12 @@ def device_document(document: str, device: DeviceId) -> str | None:
     return None
 
 
+def target_of(document: str) -> str:
+    """The libvirt name of the disk in a document of one."""
+    target = _parsed(document).find("target")
+    return "" if target is None else target.get("dev", "")
+
+
 def repointed(untrusted_saved: str, wanted: str) -> str:
     """The document that brings a memory image back: what the guest sees as it was saved, since a memory
     image fits no other machine; everything of this host (files, sockets, networks) from `wanted`.

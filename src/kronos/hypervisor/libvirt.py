@@ -91,9 +91,9 @@ class LibvirtHypervisor(Hypervisor):
     def start(self, domain: Domain, *, paused: bool = False) -> int:
         with self._turns.of(domain.uuid):
             handle = self._connection.handle()
-            self._prepare(domain)
+            ready = self._prepare(domain)
             try:
-                return int(self._create(handle, self._renderer.domain(domain), paused).ID())
+                return int(self._create(handle, self._renderer.domain(ready), paused).ID())
             except libvirt.libvirtError as error:
                 self._refuse_start(handle, domain, error)
 
@@ -128,9 +128,9 @@ class LibvirtHypervisor(Hypervisor):
 
     def resume(self, domain: Domain, path: Path, *, paused: bool = False) -> int:
         with self._turns.of(domain.uuid), self._apart() as handle:
-            self._prepare(domain)
+            ready = self._prepare(domain)
             try:
-                self._restore(handle, self._repointed(handle, domain, path), path, paused)
+                self._restore(handle, self._repointed(handle, ready, path), path, paused)
                 return int(handle.lookupByUUIDString(domain.uuid).ID())
             except libvirt.libvirtError as error:
                 self._refuse_start(handle, domain, error)
@@ -320,13 +320,14 @@ class LibvirtHypervisor(Hypervisor):
     def _apart(self) -> Any:
         return self._connection.apart()
 
-    def _prepare(self, domain: Domain) -> None:
-        """Make the directory for the VM's sockets and logs, which the user that guests run as must be able
-        to write."""
+    def _prepare(self, domain: Domain) -> Domain:
+        """Make the directory for the VM's sockets and logs, which the user that guests run as must be able to write;
+        the VM as it is to be rendered."""
         directory = self.places.of(domain.uuid)
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         if self._owner is not None and os.geteuid() == 0:
             os.chown(directory, *self._owner)
+        return domain
 
     # Inside
 

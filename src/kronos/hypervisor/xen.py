@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,17 +19,18 @@ from kronos.datamodel.errors import Failure
 from kronos.hypervisor import happenings, image, savefile
 from kronos.hypervisor.base import (
     DeviceId,
-    Disk,
     Domain,
     Event,
     EventKind,
+    Limits,
     PhysicalMemory,
     Reason,
     State,
 )
-from kronos.hypervisor.libvirt import LIVE, LibvirtHypervisor
+from kronos.hypervisor.libvirt import LIVE
 from kronos.hypervisor.rendering import Places, Renderer
 from kronos.hypervisor.terminals import Terminals
+from kronos.hypervisor.xen_disks import XenDisks
 from kronos.hypervisor.xen_rendering import XenRenderer
 from kronos.system.commands import CommandFailed, run
 
@@ -42,7 +43,7 @@ _ENDINGS = {"0": Reason.SHUTDOWN, "1": Reason.REBOOTED, "3": Reason.CRASHED}
 _CONTROL_DOMAIN = 0
 
 
-class Xen(LibvirtHypervisor):
+class Xen(XenDisks):
     """VMs on Xen: PV, PVH and HVM, with paravirtual disks and interfaces, whose back ends are QEMU and the kernel."""
 
     type = "XEN"
@@ -58,27 +59,38 @@ class Xen(LibvirtHypervisor):
     # --- power -------------------------------------------------------------------------------------------------------
 
     def start(self, domain: Domain, *, paused: bool = False) -> int:
-        domid = super().start(domain, paused=paused or _needs_settling(domain))
-        self._begun(domain, paused)
-        return domid
+        return self._begin(domain, paused, lambda held: super(Xen, self).start(domain, paused=held))
 
     def resume(self, domain: Domain, path: Path, *, paused: bool = False) -> int:
-        domid = super().resume(domain, path, paused=paused or _needs_settling(domain))
-        self._begun(domain, paused)
-        return domid
+        return self._begin(domain, paused, lambda held: super(Xen, self).resume(domain, path, paused=held))
 
-    def _begun(self, domain: Domain, paused: bool) -> None:
-        """What libvirt's document has no words for, and the serial line."""
+    def _begin(self, domain: Domain, paused: bool, run: Callable[[bool], int]) -> int:
+        """Run it; what libvirt's document has no words for is set before its first instruction."""
+        held = bool(domain.cap) or any(disk.limits != Limits() for disk in domain.disks)
         try:
-            self._offer_line(self._lookup(domain.uuid), fresh=True)
-            if _needs_settling(domain):
-                handle = self._lookup(domain.uuid)
-                handle.setSchedulerParameters({"cap": domain.cap})
+            domid = run(paused or held)
+        except BaseException:
+            if not self._is_there(domain.uuid):
+                self._release(domain.uuid)
+            raise
+        try:
+            handle = self._lookup(domain.uuid)
+            self._offer_line(handle, fresh=True)
+            if held:
+                if domain.cap:
+                    handle.setSchedulerParameters({"cap": domain.cap})
+                self._limit_at_start(domain)
                 if not paused:
                     handle.resume()
         except (libvirt.libvirtError, OSError) as error:
-            # It may have ended already.
-            log.warning("VM %s has begun, but %s", domain.uuid, error)
+            log.warning("VM %s has begun, but %s", domain.uuid, error)  # it may have ended already
+        return domid
+
+    def _prepare(self, domain: Domain) -> Domain:
+        super()._prepare(domain)
+        with suppress(libvirt.libvirtError):
+            raise Failure("DOMAIN_EXISTS", domain.uuid, str(self._lookup(domain.uuid).ID()))
+        return self._claimed(domain)
 
     def abandon_suspend(self, uuid: str) -> None:
         # libxl has no way to stop a save; it ends by itself, with the guest gone or running on.
@@ -88,21 +100,6 @@ class Xen(LibvirtHypervisor):
         return savefile.is_whole(path)
 
     # --- devices -----------------------------------------------------------------------------------------------------
-
-    def change_media(self, uuid: str, disk: Disk) -> None:
-        # A paravirtual disk has no tray: the medium is the disk.
-        with self._live(uuid) as domain:
-            if self._is_emulated(domain):
-                domain.updateDeviceFlags(self._renderer.disk_document(disk), LIVE)
-                return
-            present = DeviceId("disk", disk.device) in image.devices(domain.XMLDesc())
-        if present:
-            self.unplug_disk(uuid, disk.device)
-        if disk.path is not None:
-            self.plug_disk(uuid, disk)
-
-    def _is_emulated(self, domain: libvirt.virDomain) -> bool:
-        return str(domain.OSType()) == "hvm"
 
     def _unplug(self, uuid: str, device: DeviceId, timeout: float) -> None:
         """libxl waits until the guest has let go, ten seconds at most, and tells nobody later."""
@@ -117,6 +114,8 @@ class Xen(LibvirtHypervisor):
                 if "failed to detach" in str(error):
                     raise Failure("DEVICE_DETACH_TIMEOUT", kind, uuid) from error
                 raise
+            if device.kind == "disk":
+                self._gone(uuid, image.target_of(document))
         self._announcer.announce(Event(uuid, EventKind.DEVICE_REMOVED, device=device))
 
     # --- what the machine has ----------------------------------------------------------------------------------------
@@ -160,6 +159,8 @@ class Xen(LibvirtHypervisor):
         for domain, _ in self._states(handle):
             with suppress(libvirt.libvirtError, OSError):
                 self._offer_line(domain)
+            if not again:
+                self._reconcile_disks(domain.UUIDString())
 
     def _told(self, event: Event) -> Event | None:
         """What an event of libxl's means: a guest that reboots is announced as started, and then as halted."""
@@ -172,11 +173,15 @@ class Xen(LibvirtHypervisor):
             with self._guard:
                 self._know(event.uuid, state)
             self._line_of(event.uuid)
+            with suppress(Failure, OSError):
+                self._limit_again(event.uuid)
             return Event(event.uuid, EventKind.REBOOTED, value=self._domid(event.uuid))
         reason = event.reason
         if state is State.HALTED:
             reason = self._let_go(event.uuid)
         self._terminals.detach(event.uuid)
+        if self._state_now(event.uuid) is None:
+            self._release(event.uuid)
         return replace(event, reason=reason)
 
     def _state_now(self, uuid: str) -> State | None:
@@ -203,6 +208,13 @@ class Xen(LibvirtHypervisor):
     def _line_of(self, uuid: str) -> None:
         with suppress(libvirt.libvirtError, OSError, Failure):
             self._offer_line(self._lookup(uuid))
+
+    def _reconcile_disks(self, uuid: str) -> None:
+        try:
+            if self._claims.targets(uuid):
+                self._qdisks.reconcile(uuid)
+        except (Failure, OSError) as error:
+            log.warning("The disks of VM %s cannot be looked at: %s", uuid, error)
 
     def close(self) -> None:
         super().close()
@@ -245,10 +257,6 @@ def _ending(domid: int) -> Reason:
         return Reason.UNKNOWN
     words = lines[-1].split()
     return _ENDINGS.get(words[-2] if len(words) > 2 else "", Reason.SHUTDOWN)
-
-
-def _needs_settling(domain: Domain) -> bool:
-    return bool(domain.cap)
 
 
 def _terminal(document: str) -> str | None:

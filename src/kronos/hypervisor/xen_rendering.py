@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from xml.etree.ElementTree import Element, SubElement, register_namespace
+from dataclasses import replace
+from xml.etree.ElementTree import Element, SubElement, fromstring, register_namespace, tostring
 
 from kronos.datamodel.errors import Failure
 from kronos.hypervisor.base import DirectKernel, Disk, Domain, Interface
-from kronos.hypervisor.rendering import DEFAULT_WEIGHT, Renderer, add, letters
+from kronos.hypervisor.rendering import DEFAULT_WEIGHT, Places, Renderer, add, letters
 
 _COMMANDS = "http://libvirt.org/schemas/domain/xen/1.0"
 _OS_TYPES = {"pv": "linux", "pvh": "xenpvh", "pv_in_pvh": "xenpvh", "hvm": "hvm"}
@@ -22,9 +23,29 @@ class XenRenderer(Renderer):
 
     domain_type = "xen"
 
+    def __init__(self, places: Places, *, emulated: bool = False, plugged: bool = False) -> None:
+        super().__init__(places)
+        self._hvm = emulated
+        self._plugged = plugged
+
+    def of(self, emulated: bool, *, plugged: bool = False) -> XenRenderer:
+        """What writes for guests with or without an emulated PC; `plugged`: for devices that come while they run."""
+        return XenRenderer(self.places, emulated=emulated, plugged=plugged)
+
     def domain(self, domain: Domain) -> str:
-        self._hvm = domain.kind == "hvm"
-        return super().domain(domain)
+        writer = self.of(domain.kind == "hvm")
+        return writer._write(domain)
+
+    def _write(self, domain: Domain) -> str:
+        if not self._hvm:
+            # A paravirtual drive without a medium is no device at all.
+            domain = replace(domain, disks=[disk for disk in domain.disks if disk.path is not None])
+        root = fromstring(super().domain(domain))  # noqa: S314 - what we have just written
+        monitor = f"socket,id=kronos,path={self.places.of(domain.uuid) / 'monitor'},server=on,wait=off"
+        commands = SubElement(root, f"{{{_COMMANDS}}}commandline")
+        for argument in ("-chardev", monitor, "-mon", "chardev=kronos,mode=control"):
+            SubElement(commands, f"{{{_COMMANDS}}}arg", value=argument)
+        return tostring(root, encoding="unicode")
 
     def os_type(self, os: Element, domain: Domain) -> None:
         # An old PV kernel in a PVH container would need Xen's shim, which libvirt cannot ask for; kernels of the last
@@ -75,7 +96,7 @@ class XenRenderer(Renderer):
     # --- disks and interfaces ----------------------------------------------------------------------------------------
 
     def bus(self, disk: Disk) -> str:
-        return "ide" if self._hvm and disk.device < _EMULATED else "xen"
+        return "ide" if self._hvm and not self._plugged and disk.device < _EMULATED else "xen"
 
     def target(self, disk: Disk) -> str:
         return ("hd" if self.bus(disk) == "ide" else "xvd") + letters(disk.device)
@@ -141,9 +162,3 @@ class XenRenderer(Renderer):
         video = SubElement(devices, "video")
         kind = "cirrus" if platform.vga == "cirrus" else "vga"
         add(video, "model", type=kind, vram=max(8, platform.videoram) * 1024)
-
-    def commands(self, root: Element, arguments: list[str]) -> None:
-        """Have the guest's QEMU take more arguments."""
-        element = SubElement(root, f"{{{_COMMANDS}}}commandline")
-        for argument in arguments:
-            SubElement(element, f"{{{_COMMANDS}}}arg", value=argument)

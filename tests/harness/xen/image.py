@@ -67,8 +67,9 @@ def image(cache: Path = CACHE, progress: Callable[[str], None] = print) -> Image
 
 
 def _made(directory: Path) -> Image:
-    names = ("xen", "vmlinux", "initrd", "disk", "key")
-    return Image(*(directory / name for name in names))
+    names = ("xen", "vmlinux", "initrd", "disk")
+    # The key outlives the image: a machine may still run on the one before.
+    return Image(*(directory / name for name in names), directory.parent / "key")
 
 
 def _recipe() -> list[bytes]:
@@ -142,7 +143,8 @@ def _make(archive: Path, made: Image, progress: Callable[[str], None]) -> None:
     made.xen.write_bytes(gzip.decompress(xen.read_bytes()))
     shutil.copy(kernel, made.kernel)
     made.ramdisk.write_bytes(_ramdisk(root, release))
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", made.key], check=True, timeout=30)
+    if not made.key.exists():
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", made.key], check=True, timeout=30)
     _furnish(root, made.key.with_suffix(".pub"))
     # Xen's domain builder takes the plain kernel as it is, and needs ten seconds here to unpack one.
     (root / "var/lib/kronos-tests").mkdir(parents=True)

@@ -18,8 +18,11 @@ from typing import Any
 
 import pytest
 
-from kronos.hypervisor.base import DirectKernel, Domain, Platform
+from harness.xen import control_domain
+from kronos.hypervisor.base import DirectKernel, Domain, Event, EventKind, Platform
 from kronos.hypervisor.kvm import QEMU
+from kronos.hypervisor.xen import URI as XEN_URI
+from kronos.hypervisor.xen import Xen
 from kronos.system.libvirtd import PrivateLibvirtd
 
 HERE = Path(__file__).parent
@@ -44,6 +47,7 @@ class RealWorld(World):  # type: ignore[misc, valid-type]
     """World with guests that take the kernel `obedient.S`."""
 
     kernel: Path = Path()
+    patience: float = 20.0
 
     def domain(self, **changes: Any) -> Domain:
         changes.setdefault("boot", DirectKernel(self.kernel))
@@ -58,7 +62,7 @@ class RealWorld(World):  # type: ignore[misc, valid-type]
 
     def printed(self, uuid: str, text: bytes) -> None:
         """Wait until the guest has printed this and nothing else."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + self.patience
         while self.log(uuid) != text:
             assert time.monotonic() < until, f"the guest printed {self.log(uuid)!r}"
             time.sleep(0.01)
@@ -92,8 +96,44 @@ def libvirtd() -> Iterator[PrivateLibvirtd]:
     shutil.rmtree(directory)
 
 
+@dataclass
+class XenWorld(RealWorld):
+    """World on the Xen that runs this machine."""
+
+    ramdisk: Path = Path()
+    patience: float = 90.0
+
+    def domain(self, **changes: Any) -> Domain:
+        memory = {"memory_static_max": control_domain.MEMORY, "memory_target": control_domain.MEMORY}
+        kernel = DirectKernel(control_domain.KERNEL, self.ramdisk, control_domain.COMMAND_LINE)
+        return super().domain(**{"boot": kernel, "kind": control_domain.KIND} | memory | changes)
+
+    def wait_for(self, uuid: str, kind: EventKind, timeout: float = 60.0) -> Event:
+        return super().wait_for(uuid, kind, timeout)  # type: ignore[no-any-return]
+
+
 @pytest.fixture
-def world(libvirtd: PrivateLibvirtd, kernel: Path, tmp_path: Path) -> Iterator[RealWorld]:
+def xen_world(tmp_path: Path) -> Iterator[XenWorld]:
+    run = Path(tempfile.mkdtemp(prefix="kh-", dir="/run"))
+    hypervisor = Xen(XEN_URI, run)
+    ramdisk = control_domain.obedient(Path("/var/cache/kronos/tests"))
+    made = XenWorld(hypervisor, tmp_path, hypervisor.settle, ramdisk=ramdisk)
+    hypervisor.watch(made.events.append)
+    yield made
+    for uuid in made.states():
+        hypervisor.destroy(uuid)
+    hypervisor.close()
+    shutil.rmtree(run)
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest) -> RealWorld:
+    """The hypervisor that this machine has."""
+    return request.getfixturevalue("xen_world" if control_domain.here() else "qemu_world")  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def qemu_world(libvirtd: PrivateLibvirtd, kernel: Path, tmp_path: Path) -> Iterator[RealWorld]:
     hypervisor = QEMU(libvirtd.start(), libvirtd.directory / "vm")
     made = RealWorld(hypervisor, tmp_path, hypervisor.settle, kernel=kernel)
     hypervisor.watch(made.events.append)
