@@ -133,12 +133,13 @@ class Daemon:
         self.pipeline = Pipeline(self.db, self.machine, loop)
         roles.seed(self.db)
         self._refresh_records(detected)
-        self.follow = Follow(self.db, self.machine)
+        self.follow = Follow(self.pipeline)
         self.follow.start()
         self.channels = Channels(self.db, self.machine)
         self.channels.start()
         storage.settle_disks(self.pipeline)
         allowed_operations.refresh(self.db)
+        self.follow.reboots.take_up()
 
     def _refresh_records(self, detected: Detected) -> None:
         settings, db, machine = self.settings, self.db, self.machine

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 
 from kronos.api.vm import guest, state
+from kronos.background.reboots import Reboots
 from kronos.background.reconcile import reconcile
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import now
-from kronos.db.database import Database
 from kronos.db.records import VBD, VIF, VM
-from kronos.dispatch.machine import Machine
+from kronos.dispatch.pipeline import Pipeline
 from kronos.hypervisor.base import Event, EventKind
 from kronos.rules.devices import disk_number
 
@@ -23,9 +23,10 @@ log = logging.getLogger(__name__)
 class Follow:
     """Writes the hypervisor's events into the records, in their order, on a thread of its own."""
 
-    def __init__(self, db: Database, machine: Machine) -> None:
-        self.db = db
-        self.machine = machine
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.db = pipeline.db
+        self.machine = pipeline.machine
+        self.reboots = Reboots(pipeline)
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._stop: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
@@ -54,7 +55,7 @@ class Follow:
             return  # not ours
         match event.kind:
             case EventKind.HALTED | EventKind.CRASHED:
-                state.heard_halted(self.db, self.machine, vm)
+                self.reboots.halted(vm, event.reason)
             case EventKind.PAUSED if vm.power_state == "Running":
                 vm.power_state = "Paused"
             case EventKind.RESUMED if vm.power_state == "Paused":

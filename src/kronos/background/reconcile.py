@@ -7,9 +7,10 @@ record of it.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 
-from kronos.api.vm import guest, state
+from kronos.api.vm import booting, guest, state
 from kronos.api.vm.backing import port_of
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
@@ -31,6 +32,8 @@ def reconcile(db: Database, machine: Machine) -> None:
         if row.suspend_VDI != NULL:
             machine.hypervisor.abandon_suspend(row.uuid)
     running = _running(machine, here)
+    # What loaders made for starts that a crash cut short: guests that did begin have read it.
+    shutil.rmtree(booting.place(machine), ignore_errors=True)
     for ref in db.referrers("VM", "scheduled_to_be_resident_on", machine.host_ref):
         # Whoever reserved memory here for it is no more.
         db.get(VM, ref).scheduled_to_be_resident_on = NULL

@@ -34,14 +34,6 @@ _WEIGHTS = range(1, 65536)
 _CAPS = range(1, 1_000_000)
 _MTUS = range(68, 65536)
 
-_AFTER_CRASH: dict[str, Action] = {
-    "destroy": "destroy",
-    "coredump_and_destroy": "destroy",
-    "restart": "restart",
-    "coredump_and_restart": "restart",
-    "rename_restart": "restart",
-    "preserve": "preserve",
-}
 _FORMATS: dict[str, Literal["raw", "qcow2"]] = {"raw": "raw", "qcow2": "qcow2"}
 _KINDS: dict[str, Kind] = {"hvm": "hvm", "pv": "pv", "pvh": "pvh", "pv_in_pvh": "pv_in_pvh"}
 
@@ -83,6 +75,7 @@ def describe(
         start = boot.firmware(db, vm, nvram)
     else:
         start = boot.kernel(vm, kernels, resolve=resolve, loaded=loaded)
+    on_poweroff, on_reboot, on_crash = _endings(db, vm)
     vbds = [vbd for ref in vm.VBDs if (vbd := db.find(VBD, ref)) is not None]
     vifs = [vif for ref in vm.VIFs if (vif := db.find(VIF, ref)) is not None]
     return Domain(
@@ -102,11 +95,24 @@ def describe(
         interfaces=sorted((interface(db, vif) for vif in vifs), key=lambda each: each.device),
         channels=(Channel(GUEST_CHANNEL),),
         platform=platform.describe(vm),
-        on_poweroff="restart" if vm.actions_after_shutdown == "restart" else "destroy",
-        on_reboot="destroy" if vm.actions_after_reboot == "destroy" else "restart",
-        on_crash=_AFTER_CRASH[vm.actions_after_crash],
+        on_poweroff=on_poweroff,
+        on_reboot=on_reboot,
+        on_crash=on_crash,
         clock_offset=_clock_offset(db, vm, vbds),
     )
+
+
+def _endings(db: Database, vm: VM) -> tuple[Action, Action, Action]:
+    """What the hypervisor does when the guest shuts down, reboots and crashes.
+
+    A guest that a loader found the kernel of ends at each: the same kernel again would be an installer's a second time.
+    """
+    on_poweroff: Action = "restart" if vm.actions_after_shutdown == "restart" else "destroy"
+    on_reboot: Action = "destroy" if vm.actions_after_reboot == "destroy" else "restart"
+    on_crash = boot.AFTER_CRASH[vm.actions_after_crash]
+    if boot.by_loader(db, vm):
+        return "destroy", "destroy", "preserve" if on_crash == "preserve" else "destroy"
+    return on_poweroff, on_reboot, on_crash
 
 
 # --- disks -----------------------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def host(xapi):
     xapi.db.write(metrics, {"memory_total": 8 * GIB, "memory_free": 8 * GIB})
     xapi.storage = xapi.sr("file")
     xapi.db.all(Pool)[0].default_SR = xapi.storage.ref
-    xapi.follow = Follow(xapi.db, xapi.machine)
+    xapi.follow = Follow(xapi.pipeline)
     xapi.follow.start()
     yield xapi
     xapi.follow.close()

@@ -344,7 +344,7 @@ def test_a_restarted_daemon_finds_running_guests_and_those_that_ended(host):
         host("VM.start", vm.ref, False, False)
     host.follow.close()
     host.hypervisor.power_off(ended.uuid)
-    again = Follow(host.db, host.machine)
+    again = Follow(host.pipeline)
     again.start()
     assert (stays.power_state, ended.power_state) == ("Running", "Halted")
     again.close()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from kronos.api.vm import state
+from kronos.api.vm import booting, state
 from kronos.api.vm.backing import attach, attach_disks, bring_up_networks, secure_ports
 from kronos.api.vm.naming import named_by_reference
 from kronos.api.vm.new_disks import last_use, new_disks
@@ -22,9 +22,10 @@ from kronos.db.records import SR, VBD, VDI, VM, Host, Pool
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
 from kronos.dispatch.workers import only_waiting
-from kronos.hypervisor.base import Domain
+from kronos.hypervisor.base import DirectKernel, Domain
 from kronos.rules import domain as domains
 from kronos.rules import placement
+from kronos.storage.base import Attachment
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +67,12 @@ def boot(call: Call, vm: VM, place: Callable[[], object] = bool, *, paused: bool
     with (
         named_by_reference(vm),
         call.pipeline.holds.hold_all(disks, "attach", call.task),
+        booting.files(call.machine, vm) as files,
         ExitStack() as undo,
     ):
         reserve(call, vm, place, undo)
         devices = (*vm.VBDs, *vm.VIFs)
-        described = describe(call, vm, undo)
+        described = describe(call, vm, undo, lambda attached: booting.load(call, vm, attached, files))
         call.task.progress(0.5)
         domid = call.machine.hypervisor.start(described, paused=paused)
         undo.pop_all()
@@ -96,12 +98,20 @@ def linger(call: Call, seconds: int) -> None:
         woken.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
-def describe(call: Call, vm: VM, undo: ExitStack) -> Domain:
+Load = Callable[[Mapping[str, Attachment]], DirectKernel | None]
+"""Finds what a VM boots on its attached disks, by VDI reference, or elsewhere; None where its record says it all."""
+
+
+def describe(call: Call, vm: VM, undo: ExitStack, load: Load) -> Domain:
     """The VM as the hypervisor is to run it, with everything that it needs attached."""
-    bring_up_networks(call, vm)
     attachments = attach_disks(call, vm, undo)
+    loaded = load(attachments)
+    bring_up_networks(call, vm)
     secure_ports(call, vm, undo)
-    return domains.describe(call.db, vm, attachments, kernels=call.machine.kernels, resolve=Path.resolve)
+    machine = call.machine
+    return domains.describe(
+        call.db, vm, attachments, kernels=machine.kernels, resolve=Path.resolve, loaded=loaded
+    )
 
 
 # --- pausing ---------------------------------------------------------------------------------------------------------
@@ -198,10 +208,11 @@ def wake(call: Call, vm: VM, place: Callable[[], object], *, paused: bool) -> No
         named_by_reference(vm),
         call.pipeline.holds.hold_all(disks, "attach", call.task),
         last_use(call, vm, image),
+        booting.files(call.machine, vm) as files,
         ExitStack() as undo,
     ):
         reserve(call, vm, place, undo)
-        described = describe(call, vm, undo)
+        described = describe(call, vm, undo, lambda _: booting.load_for_resume(call, vm, files))
         with ExitStack() as image_open:
             attachment = attach(call, image, writable=False, undo=image_open)
             call.task.progress(0.3)

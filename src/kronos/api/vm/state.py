@@ -26,6 +26,7 @@ from kronos.db.records import Host as HostRow
 from kronos.dispatch.machine import Machine
 from kronos.hypervisor.turns import Turns
 from kronos.network.names import port_name
+from kronos.rules import boot
 from kronos.rules.devices import disk_name, disk_number
 from kronos.rules.surroundings import domain_type
 from kronos.system import hardware
@@ -71,7 +72,10 @@ def _write_started(db: Database, machine: Machine, vm: VM, domid: int, *, paused
     }
     if vm.ha_restart_priority == "restart":
         fields["ha_always_run"] = True
-    db.write(vm, fields)
+    # A resumed guest goes on with the boot that it had.
+    advanced = boot.advanced(db, vm) if vm.power_state == "Halted" else []
+    for row, changes in [(vm, fields), *advanced]:
+        db.write(row, changes)
     guest.born(db, vm)
     metrics = metrics_of(db, vm)
     db.write(
@@ -108,10 +112,13 @@ def _consoles(db: Database, vm: VM, authority: str) -> None:
         db.write(row, {"location": location})
 
 
-def heard_halted(db: Database, machine: Machine, vm: VM) -> None:
-    """Somebody says that the VM is gone. It may be of an earlier run that they speak: what runs now is what counts."""
-    if vm.power_state in LIVE and not _runs(machine, vm, otherwise=False):
+def heard_halted(db: Database, machine: Machine, vm: VM) -> bool:
+    """Somebody says that the VM is gone; whether it is. It may be of an earlier run that they speak: what runs now is
+    what counts."""
+    gone = vm.power_state in LIVE and not _runs(machine, vm, otherwise=False)
+    if gone:
         halted(db, machine, vm)
+    return gone
 
 
 def _runs(machine: Machine, vm: VM, *, otherwise: bool) -> bool:

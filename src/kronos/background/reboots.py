@@ -1,0 +1,70 @@
+"""Reboots that the hypervisor leaves to the toolstack: a guest that ended to begin anew is booted again.
+
+So it is with guests whose kernel a loader finds: after an installation it is another one.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+
+from kronos.api.vm import state
+from kronos.datamodel.errors import Failure
+from kronos.db.records import VM
+from kronos.dispatch.pipeline import Pipeline
+from kronos.hypervisor.base import Reason
+from kronos.rules import boot
+
+log = logging.getLogger(__name__)
+
+_KIND = "boot-again"
+
+
+class Reboots:
+    """Boots VMs again, each on a thread of its own. A reboot that a crash of this daemon cuts short is taken up."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.db = pipeline.db
+        self.machine = pipeline.machine
+
+    def halted(self, vm: VM, reason: Reason | None) -> None:
+        """The hypervisor says that a VM has ended: write it down, and boot it again where that is what it wanted."""
+        if not boot.starts_again(vm, reason):
+            state.heard_halted(self.db, self.machine, vm)
+            return
+        with ExitStack() as declared:
+            # Before the record says Halted: from then on nothing else knows that the guest is to go on.
+            facts = {"kind": _KIND, "vm": vm.uuid}
+            declared.enter_context(self.machine.intents.declared(f"{_KIND}-{vm.uuid}", facts))
+            if state.heard_halted(self.db, self.machine, vm):
+                self.pipeline.task_workers.submit(self._boot, vm, declared.pop_all())
+
+    def take_up(self) -> None:
+        """Boot those VMs again whose reboot a crash cut short, once their records say what runs."""
+        for name, facts in self.machine.intents.left().items():
+            if facts.get("kind") != _KIND:
+                continue
+            self.machine.intents.settle(name)
+            ref = self.db.tables["VM"].by_uuid(facts["vm"])
+            vm = self.db.find(VM, ref) if ref is not None else None
+            if vm is not None and vm.power_state == "Halted":
+                self.pipeline.task_workers.submit(self._boot, vm, ExitStack())
+
+    def _boot(self, vm: VM, declared: ExitStack) -> None:
+        with declared:
+            log.info("VM %s rebooted, and is booted again", vm.uuid)
+            try:
+                self.pipeline.perform_internal("Async.VM.start", vm.ref, False, False)
+            except Failure as failure:
+                if failure.code not in ("HANDLE_INVALID", "VM_BAD_POWER_STATE"):  # somebody else was quicker
+                    self._tell(vm, failure)
+
+    def _tell(self, vm: VM, failure: Failure) -> None:
+        """Its owner sees a VM that is down, and is told why."""
+        log.warning("VM %s could not be booted again: %s", vm.uuid, failure)
+        body = f"The VM rebooted and could not be booted again: {failure}"
+        try:
+            self.pipeline.perform_internal("message.create", "VM_REBOOT_FAILED", 3, "VM", vm.uuid, body)
+        except Failure as refused:
+            log.debug("No message was left: %s", refused)

@@ -1,0 +1,251 @@
+"""Guests that are installed by eliloader and boot from their own disks after that."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import guests
+from harness.client import Client
+from harness.console import open_by_connect, serial_of
+from harness.daemon import Daemon, wait_until
+from harness.guests import CACHE, MIB, Images
+from harness.repository import INSTALLED, INSTALLING, Repository, installer
+from kronos.datamodel.errors import Failure
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+PATIENCE = 120.0
+"""Seconds for a boot and an installation on a machine that does other things too."""
+DEBIAN = "dists/bookworm/main/installer-amd64/current/images"
+DEBIANLIKE = {"install-distro": "debianlike", "debian-release": "bookworm", "install-arch": "amd64"}
+
+
+@pytest.fixture(scope="module")
+def repository(
+    daemon: Daemon, images: Images, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Repository]:
+    """Our installer, laid out as Debian's archive has its own, and as a tree of the EL family."""
+    made = Repository(tmp_path_factory.mktemp("repository"), daemon.host.gateway)
+    ramdisk = installer(images.tiny, tmp_path_factory.mktemp("installer"))
+    made.put(f"{DEBIAN}/netboot/debian-installer/amd64/linux", images.tiny.kernel)
+    made.put(f"{DEBIAN}/netboot/debian-installer/amd64/initrd.gz", ramdisk)
+    made.sums(DEBIAN)
+    made.put("el/images/pxeboot/vmlinuz", images.tiny.kernel)
+    made.put("el/images/pxeboot/initrd.img", ramdisk)
+    yield made
+    made.close()
+
+
+class Guest:
+    """A VM with an empty disk that eliloader is to install."""
+
+    def __init__(self, daemon: Daemon, client: Client, other_config: dict[str, str], **fields: Any) -> None:
+        self.daemon = daemon
+        self.client = client
+        memory = {
+            f"memory_{name}": 256 * MIB for name in ("static_min", "static_max", "dynamic_min", "dynamic_max")
+        }
+        wanted = {
+            "PV_kernel": "",
+            "PV_bootloader": "eliloader",
+            "PV_args": "console=ttyS0,115200 quiet no_timer_check",
+            "other_config": other_config,
+        }
+        self.vm = client("VM.create", guests.vm_record(daemon.state, "new", **memory | wanted | fields))
+        self.uuid = client("VM.get_uuid", self.vm)
+        self.disk = guests.new_disk(client, "root", 128 * MIB)
+        guests.add_disk(client, self.vm, self.disk, "0", bootable=True)
+
+    def start(self) -> None:
+        self.client("VM.start", self.vm, False, False)
+
+    def says(self, text: str, patience: float = PATIENCE) -> str:
+        """Wait for a line on the console that has `text` in it; the line."""
+
+        def line() -> str:
+            return next((each for each in self.console().splitlines() if text in each), "")
+
+        return str(wait_until(line, patience, lambda: f"no {text!r} in {self.console()[-2000:]}"))
+
+    def console(self) -> str:
+        log = self.daemon.directory / "run" / self.uuid / "serial.log"
+        return log.read_text(errors="replace") if log.exists() else ""
+
+    def type(self, word: str) -> None:
+        """A line on the guest's console."""
+        console = serial_of(self.daemon, self.vm)
+        with open_by_connect(self.daemon, f"ref={console}&session_id={self.client.session}") as connection:
+            connection.sendall(f"{word}\n".encode())
+            time.sleep(0.5)  # a console that closes takes along what the guest has not read
+
+    def record(self) -> dict[str, Any]:
+        return dict(self.client("VM.get_record", self.vm))
+
+
+def left_behind(daemon: Daemon) -> list[Path]:
+    """What loaders left of their work."""
+    return list((daemon.state / "boot").glob("*"))
+
+
+def test_a_guest_installs_itself_reboots_and_boots_from_its_own_disk(
+    daemon: Daemon, client: Client, repository: Repository
+) -> None:
+    guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url, "mine": "kept"})
+    guest.start()
+    assert "console=ttyS0" in guest.says(INSTALLING)
+    assert left_behind(daemon) == []
+
+    line = guest.says(INSTALLED)
+    assert "root=/dev/vda1" in line, "the arguments of its own boot loader"
+    wait_until(lambda: guest.record()["power_state"] == "Running", 10, "it is not shown to run")
+    record = guest.record()
+    assert record["PV_bootloader"] == "pygrub"
+    assert "install-distro" not in record["other_config"]
+    assert "install-round" not in record["other_config"]
+    assert record["other_config"]["mine"] == "kept"
+
+
+def test_an_installed_guest_reboots_from_its_disk_whoever_asks(
+    daemon: Daemon, client: Client, repository: Repository
+) -> None:
+    guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url})
+    guest.start()
+    guest.says(INSTALLED)
+    wait_until(lambda: guest.record()["power_state"] == "Running", 10)
+    asked = len(repository.asked)
+    runs = [guest.record()["domid"]]
+
+    client("VM.hard_reboot", guest.vm)
+    runs.append(guest.record()["domid"])
+    guest.says(INSTALLED)
+    guest.type("reboot")
+    wait_until(lambda: guest.record()["domid"] not in ("-1", *runs), PATIENCE, "its own reboot ended it")
+    guest.says(INSTALLED)
+    assert repository.asked[asked:] == [], "nothing is fetched for a guest that is installed"
+
+
+def test_an_installed_guest_that_switches_itself_off_stays_off(
+    daemon: Daemon, client: Client, repository: Repository
+) -> None:
+    guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url})
+    guest.start()
+    guest.says(INSTALLED)
+    wait_until(lambda: guest.record()["power_state"] == "Running", 10)
+    guest.type("poweroff")
+    wait_until(lambda: guest.record()["power_state"] == "Halted", PATIENCE, "it runs on")
+    time.sleep(2)
+    assert guest.record()["power_state"] == "Halted"
+
+
+def test_the_tree_of_an_el_distribution_is_told_where_it_came_from(
+    daemon: Daemon, client: Client, repository: Repository
+) -> None:
+    address = f"{repository.url}/el"
+    guest = Guest(daemon, client, {"install-repository": address})
+    guest.start()
+    line = guest.says(INSTALLING)
+    assert f"method={address}/" in line
+    assert f"inst.repo={address}/" in line
+
+
+def test_a_kernel_that_is_not_the_repositorys_is_refused(
+    daemon: Daemon, client: Client, repository: Repository
+) -> None:
+    sums = repository.directory / DEBIAN / "SHA256SUMS"
+    right = sums.read_text()
+    sums.write_text("0" * 64 + right[64:])
+    guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url})
+    try:
+        with pytest.raises(Failure) as caught:
+            guest.start()
+    finally:
+        sums.write_text(right)
+    assert caught.value.code == "BOOTLOADER_FAILED"
+    assert caught.value.params[0] == guest.vm
+    assert caught.value.params[1].startswith("INVALID_SOURCE\n")
+    record = guest.record()
+    assert (record["power_state"], record["PV_bootloader"]) == ("Halted", "eliloader")
+    assert left_behind(daemon) == []
+
+
+def test_a_guest_without_an_installation_source_does_not_start(daemon: Daemon, client: Client) -> None:
+    guest = Guest(daemon, client, DEBIANLIKE)
+    with pytest.raises(Failure) as caught:
+        guest.start()
+    assert caught.value.params[1].startswith("UNSUPPORTED_INSTALL_METHOD\n")
+
+
+def test_an_empty_disk_cannot_be_booted_by_pygrub(daemon: Daemon, client: Client) -> None:
+    guest = Guest(daemon, client, {}, PV_bootloader="/usr/bin/pygrub")
+    with pytest.raises(Failure, match="BOOTLOADER_FAILED"):
+        guest.start()
+
+
+def test_an_installed_guest_is_suspended_and_goes_on(
+    daemon: Daemon, client: Client, repository: Repository
+) -> None:
+    guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url})
+    guest.start()
+    guest.says(INSTALLED)
+    wait_until(lambda: guest.record()["power_state"] == "Running", 10)
+    client("VM.suspend", guest.vm)
+    client("VM.resume", guest.vm, False, False)
+    assert guest.record()["PV_bootloader"] == "pygrub"
+    guest.type("poweroff")
+    wait_until(lambda: guest.record()["power_state"] == "Halted", PATIENCE, "it hears nothing")
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_an_installation_outlives_the_daemon(
+    daemon: Daemon, client: Client, repository: Repository, end: str
+) -> None:
+    guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url})
+    client("VM.start", guest.vm, True, False)
+    getattr(daemon, end)()
+    daemon.start()
+    client = guest.client = daemon.client()
+    client("VM.unpause", guest.vm)
+    guest.says(INSTALLED)
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def debian() -> Path:
+    """The real installer of Debian 12 for the network, as the distribution's package has it."""
+    directory = CACHE / "debian-installer"
+    found = directory / "usr/lib/debian-installer/images/12/amd64/text"
+    if not found.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        package = "debian-installer-12-netboot-amd64"
+        argv = ["apt-get", "download", "-q", package]
+        done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=280)
+        if done.returncode != 0:
+            pytest.skip(f"{package} cannot be had: {done.stderr[-300:]}")
+        (archive,) = directory.glob(f"{package}_*.deb")
+        subprocess.run(["dpkg", "-x", archive, directory], check=True, timeout=120)
+        archive.unlink()
+    return found
+
+
+def test_debians_own_installer_comes_up(daemon: Daemon, client: Client, debian: Path, tmp_path: Path) -> None:
+    repository = Repository(tmp_path, daemon.host.gateway)
+    for name in ("linux", "initrd.gz"):
+        path = f"debian-installer/amd64/{name}"
+        repository.put(f"{DEBIAN}/netboot/{path}", debian / path)
+    repository.sums(DEBIAN)
+    memory = {
+        f"memory_{name}": 1024 * MIB for name in ("static_min", "static_max", "dynamic_min", "dynamic_max")
+    }
+    # No screen of its own, so that the first question is asked on the console.
+    arguments = "console=ttyS0,115200 no_timer_check DEBIAN_FRONTEND=text"
+    fields = {"PV_args": arguments, **memory}
+    guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url}, **fields)
+    guest.start()
+    guest.says("Select a language", 240)
+    repository.close()
