@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kronos.hypervisor import checkup
-from kronos.hypervisor.checkup import Result, Surroundings, report
+from kronos.hypervisor.checkup import Result, Surroundings, libvirtd, report
 from kronos.hypervisor.checkup.check import Check, Outcome, carried_out, ok
 from kronos.hypervisor.checkup.surroundings import Space, Unreachable
 from kronos.hypervisor.detection import Detected
@@ -327,11 +327,26 @@ def test_a_libvirt_that_does_not_answer_is_missing_with_its_words(host: Host) ->
     assert "xen:///system" in found.text and "No such file" in found.text
 
 
+NO_MODEL = """\
+libvirt version: 9.0.0, package: 9.0.0-4+deb12u2 (Debian)
+hostname: sun
+internal error: Cannot find suitable CPU model for given data
+Failed to initialize host cpu features
+internal error: cannot create capabilities for libxenlight
+Initialization of Xen state driver failed: internal error: cannot create capabilities for libxenlight
+Driver state initialization failed
+"""
+NO_CONTEXT = """\
+libvirt version: 9.0.0, package: 9.0.0-4+deb12u2 (Debian)
+hostname: sun
+internal error: cannot initialize libxenlight context
+Driver state initialization failed
+"""
+
+
 def test_a_cpu_that_libvirt_has_no_model_for_is_told_from_the_journal(host: Host) -> None:
     host.libvirt = Unreachable("Failed to connect socket")
-    host.commands["journalctl"] = (
-        "internal error: Cannot find suitable CPU model for given data\nDriver state initialization failed\n"
-    )
+    host.commands["journalctl"] = NO_MODEL
 
     found = host.examine()["libvirt's answer"]
 
@@ -339,16 +354,29 @@ def test_a_cpu_that_libvirt_has_no_model_for_is_told_from_the_journal(host: Host
     assert "CPU model" in found.text and "reset-failed" in found.remedy
 
 
-def test_a_xen_driver_that_does_not_start_is_told_from_the_journal(host: Host) -> None:
-    host.libvirt = Unreachable("Failed to connect socket")
-    host.commands["journalctl"] = (
-        "libvirt version: 9.0.0\n1: error : libxlDriverConfigNew:1: cannot initialize libxenlight context\n"
-    )
+def test_a_socket_where_nobody_ever_answers_is_no_libvirt(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd listens for a daemon that ends whenever it is started."""
+    monkeypatch.setattr(libvirtd, "PATIENCE", 0.05)
+    monkeypatch.setattr(Host, "_connect", lambda self, uri: time.sleep(60))
+    host.commands["journalctl"] = NO_MODEL
 
     found = host.examine()["libvirt's answer"]
 
-    assert "driver for Xen does not start" in found.text
-    assert "cannot initialize libxenlight context" in found.text
+    assert found.verdict == "missing"
+    assert "CPU model" in found.text
+
+
+def test_a_xen_driver_that_does_not_start_is_told_in_the_words_of_its_last_start(host: Host) -> None:
+    host.libvirt = Unreachable("Failed to connect socket")
+    host.commands["journalctl"] = NO_MODEL + NO_CONTEXT
+
+    found = host.examine()["libvirt's answer"]
+
+    assert found.verdict == "missing"
+    assert "cannot initialize libxenlight context; Driver state initialization failed." in found.text
+    assert "CPU model" not in found.text
 
 
 def test_apparmor_without_a_rule_for_guests_sockets_is_a_warning(host: Host) -> None:

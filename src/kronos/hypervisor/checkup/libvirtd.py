@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from kronos.hypervisor.checkup.check import Check, Outcome, missing, ok, warning
+from collections.abc import Sequence
+
+from kronos.hypervisor.checkup.check import Check, Outcome, missing, ok, warning, within
 from kronos.hypervisor.checkup.surroundings import Surroundings, Unreachable
 from kronos.system.libvirtd import SYSTEM_URI
 
-CONNECTION_LIMIT = 10.0
-"""Seconds: systemd may have to start the daemon for this, which looks at the whole machine first."""
+PATIENCE = 8.0
+"""Seconds until libvirt must have answered: systemd may have to start it, and it looks at the whole machine first."""
+
+ANSWER_LIMIT = PATIENCE + 4.0
 
 _CPU_MODEL = "Cannot find suitable CPU model"
+_BANNER = ("libvirt version:", "hostname:")
+"""What it says first, once a start."""
+_COMPLAINTS = 5
 _NO_LIBXL = ("libxenlight", "libxl", "Driver state initialization failed")
 
 
@@ -49,24 +56,27 @@ def connection(surroundings: Surroundings) -> Outcome:
     if surroundings.settings.private_libvirt:
         return ok("xapi starts a libvirtd of its own.")
     try:
-        version = surroundings.connect(uri)
+        version = within(PATIENCE, lambda: surroundings.connect(uri))
     except Unreachable as error:
         return _unreachable(surroundings, uri, str(error))
+    except TimeoutError:
+        # systemd keeps the socket open for a daemon that ends as often as it is started.
+        return _unreachable(surroundings, uri, f"nothing came within {PATIENCE:g} s")
     return ok(f"libvirt {version} answers at {uri}.")
 
 
 def _unreachable(surroundings: Surroundings, uri: str, said: str) -> Outcome:
-    journal = _journal(surroundings)
+    journal = _last_words(surroundings)
     restart = "systemctl reset-failed libvirtd.service; systemctl restart libvirtd.service"
-    if _CPU_MODEL in journal:
+    if any(_CPU_MODEL in line for line in journal):
         return missing(
             "libvirt's daemon ends at once, as it knows no CPU model whose features this machine has all"
             f" (it says: {_CPU_MODEL}). Xen hides some features of the CPU, and emulated CPUs lack others.",
             f"Give this (virtual) machine a fuller CPU model, or install a newer libvirt; then {restart}",
         )
-    if surroundings.on_xen and any(word in journal for word in _NO_LIBXL):
+    if surroundings.on_xen and any(word in line for line in journal for word in _NO_LIBXL):
         return missing(
-            f"libvirt's driver for Xen does not start, so {uri} does not answer: {_first_trouble(journal)}",
+            f"libvirt's driver for Xen does not start, so {uri} does not answer. libvirt says: {'; '.join(journal)}.",
             f"See that xenstored runs and that /dev/xen has its files (above); then {restart}",
         )
     if "permission" in said.lower() or "authentication" in said.lower():
@@ -80,17 +90,21 @@ def _unreachable(surroundings: Surroundings, uri: str, said: str) -> Outcome:
     )
 
 
-def _journal(surroundings: Surroundings) -> str:
-    """What libvirt's daemon said since the boot; empty where that cannot be read."""
-    units = ("-u", "libvirtd", "-u", "virtxend", "-u", "virtqemud")
-    said = surroundings.command("journalctl", "-b", "-q", "--no-pager", "-o", "cat", "-n", "100", *units)
-    return (said or "").strip()
-
-
-def _first_trouble(journal: str) -> str:
-    """The first line that names the trouble, without the date and place in the source that libvirt puts before it."""
-    line = next(line for line in journal.splitlines() if any(word in line for word in _NO_LIBXL))
-    return line.rpartition(" : ")[2]
+def _last_words(surroundings: Surroundings) -> Sequence[str]:
+    """The last complaints of libvirt's daemon since the boot; none where they cannot be read."""
+    daemons = ("-t", "libvirtd", "-t", "virtxend", "-t", "virtqemud")
+    said = surroundings.command("journalctl", "-b", "-q", "--no-pager", "-o", "cat", "-n", "40", *daemons)
+    found: list[str] = []
+    for line in reversed((said or "").splitlines()):
+        if line.startswith(_BANNER):
+            if found:
+                break  # what came before is of an earlier start
+            continue
+        # With date and place in the source where it does not write to the journal itself.
+        complaint = line.rpartition(" : ")[2].strip()
+        if complaint and complaint not in found:
+            found.insert(0, complaint)
+    return found[-_COMPLAINTS:]
 
 
 def confinement(surroundings: Surroundings) -> Outcome:
@@ -120,6 +134,6 @@ def confinement(surroundings: Surroundings) -> Outcome:
 CHECKS = (
     Check("libvirt", daemon),
     Check("libvirt's driver", driver),
-    Check("libvirt's answer", connection, CONNECTION_LIMIT),
+    Check("libvirt's answer", connection, ANSWER_LIMIT),
     Check("AppArmor", confinement),
 )
