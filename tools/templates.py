@@ -72,6 +72,25 @@ TINY: Entry = {
     "disks_mib": [64],
 }
 
+SYSTEM_FAMILY: Entry = {
+    "name_description": "A small Linux that serves its host: configured over the channel, booted from its disk.",
+    "domain_type": "hvm",
+    "HVM_boot_policy": "BIOS order",
+    "HVM_boot_params": {"firmware": "bios", "order": "c"},
+    "platform": {**EVERY_PLATFORM, "vga": "none", "usb": "false", "viridian": "false"},
+    "other_config": {"linux_template": "true", "is_system_domain": "true", "image": "kronos-system-vm"},
+    "restrictions": TINY_FAMILY["restrictions"],
+}
+SYSTEM: Entry = {
+    "uuid": "5a2f3c0e-6d4b-4f27-9a51-0c7e1f8b9d36",
+    "reference_label": "kronos-system",
+    "name_label": "Kronos system VM",
+    "family": "system",
+    "memory_min_mib": 128,
+    "memory_mib": 128,
+    "disks_mib": [64],
+}
+
 
 def mib(amount: str) -> int:
     """Mebibytes in an amount such as 512M or 2G."""
@@ -171,8 +190,8 @@ def main() -> None:
     for family in families.values():
         for key in ("uuid", "reference_label", "name_label", "family"):
             family.pop(key, None)
-    lines = [rest(entry, families[entry["family"]]) for entry in entries] + [TINY]
-    families["tiny"] = TINY_FAMILY
+    lines = [rest(entry, families[entry["family"]]) for entry in entries] + [TINY, SYSTEM]
+    families |= {"tiny": TINY_FAMILY, "system": SYSTEM_FAMILY}
     print('{"families": {')
     print(",\n".join(f" {json.dumps(name)}: {json.dumps(family)}" for name, family in families.items()))
     print('}, "templates": [')

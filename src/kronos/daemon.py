@@ -24,6 +24,7 @@ from kronos.background.follow import Follow
 from kronos.background.inventory import host as host_inventory
 from kronos.background.inventory import networks, storage, templates
 from kronos.boot import kernel_source, tiny_guest
+from kronos.boot.templates import SystemMode
 from kronos.boot.tiny_guest import TinyGuest
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
@@ -153,7 +154,7 @@ class Daemon:
         storage.refresh(
             self.pipeline, registry.drivers(), settings.storage if settings.default_storage else None
         )
-        templates.refresh(db, self._tiny_guest())
+        templates.refresh(db, self._tiny_guest(), self._system_mode())
 
     def _hypervisor(self, detected: Detected) -> Hypervisor:
         settings = self.settings
@@ -177,6 +178,11 @@ class Daemon:
             )
         return guest
 
+    def _system_mode(self) -> SystemMode:
+        """How system VMs boot: elsewhere than on Xen there is one way that needs nothing of the host."""
+        xen = self.machine.hypervisor.type == "XEN"
+        return "pv" if xen and self.settings.system_vm_mode == "pv" else "hvm"
+
     def _make_tiny_guest(self, directory: Path) -> None:
         # In a process of its own: what the making takes in memory is not to stay in this one.
         try:
@@ -184,7 +190,7 @@ class Daemon:
         except CommandFailed as error:
             log.warning("The tiny guest was not made: %s", error)
             return
-        templates.refresh(self.db, tiny_guest.made(directory))
+        templates.refresh(self.db, tiny_guest.made(directory), self._system_mode())
 
     def _authenticate(self, user: str, password: str) -> None:
         """PAM, for root alone unless the compatibility switch lets every local user in."""

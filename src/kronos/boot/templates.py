@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 from kronos.boot.tiny_guest import TinyGuest
@@ -16,7 +16,14 @@ from kronos.boot.tiny_guest import TinyGuest
 TemplateRecord = dict[str, Any]
 """Fields of a VM record with XenAPI's names; memory in bytes. Fields left out have the data model's defaults."""
 
+SystemMode = Literal["pv", "hvm"]
+"""How system VMs boot: by the host, which reads their disk, or by a BIOS of their own."""
+
 _DATA = Path(__file__).with_name("templates.json")
+SYSTEM_LABEL = "kronos-system"
+BOOT_FIELDS = ("domain_type", "HVM_boot_policy", "PV_bootloader")
+"""What of the system VM's template its mode decides."""
+
 _MIB = 1 << 20
 _MAPS = ("platform", "other_config", "HVM_boot_params", "restrictions")
 _PROPERTIES = ("number-of-vbds", "number-of-vifs")
@@ -31,11 +38,21 @@ _COPIED = (
 )
 
 
-def default_templates(tiny: TinyGuest | None) -> list[TemplateRecord]:
-    """The record of each default template; the tiny guest's is among them where its image is at hand."""
+def default_templates(tiny: TinyGuest | None, system_mode: SystemMode = "hvm") -> list[TemplateRecord]:
+    """The record of each default template; those of the tiny guest and the system VM, which is made of it, are among
+    them where its image is at hand."""
     families, templates = _load()
     merged = [_merge(families[template["family"]], template) for template in templates]
-    return [_record(entry, tiny) for entry in merged if entry["family"] != "tiny" or tiny is not None]
+    records = [
+        _record(entry, tiny)
+        for entry in merged
+        if entry["family"] not in ("tiny", "system") or tiny is not None
+    ]
+    if system_mode == "pv":
+        for record in records:
+            if record["reference_label"] == SYSTEM_LABEL:
+                record |= {"domain_type": "pv", "HVM_boot_policy": "", "PV_bootloader": "pygrub"}
+    return records
 
 
 @functools.cache

@@ -93,7 +93,7 @@ def describe(
         mask=_mask(vm, host),
         disks=sorted((disk(db, vbd, attached.get(vbd.VDI)) for vbd in vbds), key=lambda each: each.device),
         interfaces=sorted((interface(db, vif) for vif in vifs), key=lambda each: each.device),
-        channels=(Channel(GUEST_CHANNEL),),
+        channels=(Channel(GUEST_CHANNEL),) if platform.flag(vm.platform, "channel", True) else (),
         platform=platform.describe(vm),
         on_poweroff=on_poweroff,
         on_reboot=on_reboot,

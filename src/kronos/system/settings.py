@@ -36,11 +36,15 @@ class Settings:
     any_pam_user: bool = False  # the old behaviour: every local user is a local superuser
     internal_bridge: str = "xenapi"
     default_storage: bool = True
+    system_vm_mode: str = "pv"  # how system VMs boot on Xen: pv, or hvm
     log_level: str = "info"
 
     @property
     def database(self) -> Path:
         return self.state / "state.db"
+
+
+_CHOICES = {"system_vm_mode": ("pv", "hvm")}
 
 
 def read(path: Path | None, overrides: dict[str, Any]) -> Settings:
@@ -71,4 +75,6 @@ def _checked(given: dict[str, Any], where: str) -> dict[str, Any]:
             checked[key] = value
         else:
             raise SettingsWrong(f"{where}: {name} is to be {wanted.__name__}")
+        if key in _CHOICES and checked[key] not in _CHOICES[key]:
+            raise SettingsWrong(f"{where}: {name} is to be {' or '.join(_CHOICES[key])}")
     return checked

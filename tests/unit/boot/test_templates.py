@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from kronos.boot.templates import TemplateRecord, default_templates
+from kronos.boot.system_vm import IMAGE, SIZE
+from kronos.boot.templates import BOOT_FIELDS, SystemMode, TemplateRecord, default_templates
 from kronos.boot.tiny_guest import MEMORY, TinyGuest
 from kronos.datamodel.model import model
 
@@ -127,7 +128,20 @@ def test_the_tiny_guest_boots_its_own_kernel() -> None:
 
 def test_without_its_image_the_tiny_guest_is_not_offered() -> None:
     labels = {record["reference_label"] for record in default_templates(None)}
-    assert labels == set(by_label) - {"kronos-tiny"}
+    assert labels == set(by_label) - {"kronos-tiny", "kronos-system"}
+
+
+def test_the_system_vm_is_a_system_domain_with_an_image_on_its_disk() -> None:
+    record = by_label["kronos-system"]
+    assert record["other_config"]["is_system_domain"] == "true"
+    assert record["other_config"]["image"] == IMAGE
+    assert f'size="{SIZE}"' in record["other_config"]["disks"]
+
+
+@pytest.mark.parametrize(("mode", "boot"), [("hvm", ("hvm", "BIOS order", "")), ("pv", ("pv", "", "pygrub"))])
+def test_the_system_vm_boots_by_its_own_bios_or_by_its_host(mode: SystemMode, boot: tuple[str, ...]) -> None:
+    found = next(each for each in default_templates(TINY, mode) if each["reference_label"] == "kronos-system")
+    assert tuple(found[name] for name in BOOT_FIELDS) == boot
 
 
 def test_a_caller_may_change_what_it_is_given() -> None:

@@ -40,6 +40,11 @@ def test_a_vm_starts_with_what_its_dynamic_maximum_says(world):
     assert describe(world, world.vm(memory_dynamic_max=GIB // 2)).memory_target == GIB // 2
 
 
+def test_a_vm_has_a_channel_to_its_host_unless_it_is_to_have_none(world):
+    assert [channel.name for channel in describe(world, world.vm()).channels] == ["org.kronos.channel"]
+    assert describe(world, world.vm(platform={"channel": "false"})).channels == ()
+
+
 # --- boot ------------------------------------------------------------------------------------------------------------
 
 

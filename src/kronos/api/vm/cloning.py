@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid as uuids
 from collections.abc import Callable
 
-from kronos.api.vm import state
+from kronos.api.vm import images, state
 from kronos.api.vm.lifecycle import power_off, throw_away
 from kronos.api.vm.new_disks import NewDisks, new_disks
 from kronos.datamodel.errors import Failure
@@ -108,6 +108,8 @@ def provision(call: Call, vm: str) -> None:
         made: list[VDI] = []
         for count, disk in enumerate(wanted):
             made.append(_provision_disk(call, row, disk, made_disks))
+            if count == 0 and images.is_asked_for(row):
+                images.put_on(call, made[0])
             call.task.progress((count + 1) / (len(wanted) + 1))
         _provisioned(call, row, list(zip(wanted, made, strict=True)))
 
