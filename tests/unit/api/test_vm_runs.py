@@ -8,6 +8,8 @@ import time
 import pytest
 
 from kronos.api.vm import state
+from kronos.datamodel.errors import Failure
+from kronos.datamodel.types import NULL
 from kronos.db.records import VBD, VDI, VM, Host_metrics, Task
 from kronos.dispatch import roles
 from kronos.dispatch.call import Origin
@@ -226,3 +228,67 @@ def test_whoever_may_suspend_a_vm_needs_no_right_to_make_disks(host):
         host.raw(f"VM.{name}", operator.ref, vm.ref, *arguments)
     assert vm.power_state == "Halted"
     assert [vdi for vdi in host.db.all(VDI) if vdi.type == "suspend"] == []
+
+
+def room_for_one(host, monkeypatch, vm: VM) -> None:
+    """The host has memory for one VM of this size and not for two."""
+    needed = 64 * MIB + int(host("VM.compute_memory_overhead", vm.ref))
+    host.db.write(host.db.get(Host_metrics, host.host.metrics), {"memory_total": needed + MIB})
+    monkeypatch.setattr(state, "refresh_memory", lambda db, machine: None)  # this machine has more
+
+
+@pytest.mark.parametrize(("name", "afterwards"), [("hard_reboot", "restart"), ("clean_reboot", "destroy")])
+def test_the_memory_of_a_vm_that_reboots_is_not_given_to_another(host, monkeypatch, name, afterwards):
+    vm, other = halted_vm(host, actions_after_reboot=afterwards), halted_vm(host)
+    room_for_one(host, monkeypatch, vm)
+    host("VM.start", vm.ref, False, False)
+    halted, refusals = state.halted, []
+
+    def then_another_starts(db, machine, row):
+        halted(db, machine, row)
+        if row is vm:
+            refusals.append(host.refused("VM.start", other.ref, False, False)[0])
+
+    monkeypatch.setattr(state, "halted", then_another_starts)
+    host(f"VM.{name}", vm.ref)
+    assert until(lambda: refusals == ["HOST_NOT_ENOUGH_FREE_MEMORY"])
+    assert (vm.power_state, other.power_state) == ("Running", "Halted")
+    assert vm.scheduled_to_be_resident_on == NULL
+
+
+def test_a_vm_that_could_not_boot_again_is_not_cut_off(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host.host.capabilities = ()
+    assert host.refused("VM.hard_reboot", vm.ref) == ["VM_HVM_REQUIRED", vm.ref]
+    assert (vm.power_state, host.hypervisor.runs(vm.uuid)) == ("Running", True)
+    assert vm.scheduled_to_be_resident_on == NULL
+
+
+def test_a_reboot_whose_boot_fails_keeps_no_memory(host, monkeypatch):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+
+    def refuses(domain, *, paused=False):
+        raise Failure("INTERNAL_ERROR", "no")
+
+    monkeypatch.setattr(host.hypervisor, "start", refuses)
+    assert host.refused("VM.hard_reboot", vm.ref) == ["INTERNAL_ERROR", "no"]
+    assert (vm.power_state, vm.scheduled_to_be_resident_on) == ("Halted", NULL)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_reset_of_a_suspended_vm_leaves_no_memory_behind(host, monkeypatch, answers):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host("VM.suspend", vm.ref)
+    image = host.db.get(VDI, vm.suspend_VDI)
+
+    def fails(uuid):
+        raise Failure("SR_BACKEND_FAILURE", "it does not answer", "", "")
+
+    if not answers:
+        monkeypatch.setattr(host.driver(host.storage), "volume_destroy", fails)
+    host("VM.power_state_reset", vm.ref)
+    assert (vm.power_state, vm.suspend_VDI) == ("Halted", NULL)
+    assert (image.ref in host.db.rows) is not answers

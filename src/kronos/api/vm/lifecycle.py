@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 from kronos.api.vm import booting, state
@@ -83,7 +84,7 @@ def boot(call: Call, vm: VM, place: Callable[[], object] = bool, *, paused: bool
 
 def reserve(call: Call, vm: VM, place: Callable[[], object], undo: ExitStack) -> None:
     """Count the VM's memory as taken while it is on its way here, in one step with finding that there is room for it:
-    two starts must not be promised the same."""
+    two starts must not be promised the same. A reboot keeps it so while the VM is down."""
     with call.db.transaction():
         place()
         vm.scheduled_to_be_resident_on = call.machine.host_ref
@@ -307,33 +308,46 @@ def clean_reboot(call: Call, vm: str) -> None:
     def rebooted() -> bool:
         return row.power_state != "Running" or state.metrics_of(call.db, row).start_time != before
 
-    ask_until(call, row, call.machine.hypervisor.reboot, rebooted)
-    if row.power_state == "Halted":
-        # A guest that cannot reboot by itself has halted: start it again as it is described now.
-        boot(call, row, paused=False)
+    with ExitStack() as undo:
+        reserve(call, row, bool, undo)
+        ask_until(call, row, call.machine.hypervisor.reboot, rebooted)
+        if row.power_state == "Halted":
+            # A guest that cannot reboot by itself has halted: start it again as it is described now.
+            boot(call, row, paused=False)
 
 
 @message("VM.hard_reboot", holds="hard_reboot")
 def hard_reboot(call: Call, vm: str) -> None:
-    """Cut a VM's power and boot it again, with whatever changed in its record."""
-    row = _vm(call, vm)
+    """Cut a VM's power and boot it again, with whatever changed in its record.
+
+    Raises what would keep it from booting, and then it runs on.
+    """
+    row, here = _vm(call, vm), call.host
     cancel_others(call, row)
-    power_off(call, row)
-    state.halted(call.db, call.machine, row)
-    boot(call, row, paused=False)
+    with ExitStack() as undo:
+        # There is room: it has its memory already, and keeps it.
+        check = partial(placement.assert_can_boot_here, call.db, row, here, with_memory=False)
+        reserve(call, row, check, undo)
+        power_off(call, row)
+        state.halted(call.db, call.machine, row)
+        boot(call, row, paused=False)
 
 
 @message("VM.power_state_reset")
 def power_state_reset(call: Call, vm: str) -> None:
-    """Write down that a VM is Halted, without asking the hypervisor: for a host that is lost.
+    """Write down that a VM is Halted, whatever it was: for a host that is lost. One that runs here is ended.
 
-    Raises VM_BAD_POWER_STATE where the VM is known to run here.
+    The memory of a suspended one goes, as with hard_shutdown: a Halted VM cannot be given it back, and nothing else
+    would refer to it any more. That its SR does not answer is only logged.
     """
     row = _vm(call, vm)
     if row.is_control_domain:
         raise Failure("OPERATION_NOT_ALLOWED", "The control domain is always running")
     if row.uuid in {status.uuid for status in call.machine.hypervisor.statuses()}:
         power_off(call, row)
+    if row.power_state == "Suspended":
+        throw_away(call, row)
+        return
     row.suspend_VDI = NULL
     state.halted(call.db, call.machine, row)
 

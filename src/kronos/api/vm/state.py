@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 INTERNAL = "is_host_internal_management_network"
 LIVE = ("Running", "Paused")
+REBOOTS = ("clean_reboot", "hard_reboot")
 
 _turns = Turns()
 
@@ -179,10 +180,12 @@ def device_gone(db: Database, machine: Machine, vm: VM, device: VBD | VIF) -> No
 
 def _forget_run(db: Database, vm: VM, state: str) -> None:
     metrics = db.find(VM_guest_metrics, vm.guest_metrics)
+    # Its memory is its own while it reboots: another start is not to take it meanwhile.
+    comes_back = any(operation in REBOOTS for operation in vm.current_operations.values())
     fields: dict[str, Any] = {
         "power_state": state,
         "resident_on": NULL,
-        "scheduled_to_be_resident_on": NULL,
+        "scheduled_to_be_resident_on": vm.scheduled_to_be_resident_on if comes_back else NULL,
         "domid": -1,
         "guest_metrics": NULL,
         "requires_reboot": False,
