@@ -336,8 +336,8 @@ def main(arguments: list[str] | None = None) -> int:
     status = 0
     try:
         asyncio.run(Daemon(settings).run())
-    except (JournalBusy, JournalUnreadable, Failure, OSError) as error:
-        log.critical("xapi cannot start: %s", error)
+    except (JournalBusy, JournalUnreadable, Failure, CommandFailed, OSError) as error:
+        log.critical("xapi cannot start: %s. `xapi --check` tells what this host lacks.", error)
         status = 1
     logging.shutdown()
     # Python's own end would wait for every worker thread, and one of them may wait for a guest. All is on disk.
