@@ -30,4 +30,5 @@ class Bitmap(NamedTuple):
 
 
 Progress = Callable[[int, int], None]
-"""Told about once a second how much is done, of how much; what it raises ends the operation, which is undone."""
+"""Told at the start and about once a second how much is done, of how much. What it raises ends the operation, which is
+undone."""

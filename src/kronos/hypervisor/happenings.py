@@ -67,13 +67,14 @@ def lifecycle(uuid: str, kind: int, detail: int) -> Event | None:
 
 Announce = Callable[[Event], None]
 Rejected = Callable[[str, DeviceId], None]
+Job = Callable[[str, str, int], None]
 
 
-def subscribe(handle: libvirt.virConnect, announce: Announce, rejected: Rejected) -> None:
-    """Have `announce` called for every event of `handle`, and `rejected` for a device its guest would not
-    give up.
+def subscribe(handle: libvirt.virConnect, announce: Announce, rejected: Rejected, job: Job) -> None:
+    """Have `announce` called for every event of `handle`, `rejected` for a device its guest would not give up, and
+    `job` for the disk (vda) and libvirt's number of what became of a block job.
 
-    Both are called in libvirt's event thread and must not wait. It lasts as long as the handle.
+    All are called in libvirt's event thread and must not wait. It lasts as long as the handle.
     """
 
     def on_lifecycle(_: Any, domain: libvirt.virDomain, kind: int, detail: int, opaque: Any) -> None:
@@ -108,6 +109,9 @@ def subscribe(handle: libvirt.virConnect, announce: Announce, rejected: Rejected
     def on_disk(_: Any, domain: libvirt.virDomain, path: str, untrusted_alias: str, *rest: Any) -> None:
         announce(Event(domain.UUIDString(), EventKind.DISK_FAILED, device=device_of(untrusted_alias)))
 
+    def on_job(_: Any, domain: libvirt.virDomain, target: str, kind: int, status: int, opaque: Any) -> None:
+        job(domain.UUIDString(), target, status)
+
     wanted: list[tuple[int, Callable[..., None]]] = [
         (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, on_lifecycle),
         (libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, on_reboot),
@@ -117,6 +121,7 @@ def subscribe(handle: libvirt.virConnect, announce: Announce, rejected: Rejected
         (libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, on_balloon),
         (libvirt.VIR_DOMAIN_EVENT_ID_RTC_CHANGE, on_clock),
         (libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR, on_disk),
+        (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, on_job),
     ]
     for number, callback in wanted:
         handle.domainEventRegisterAny(None, number, callback, None)

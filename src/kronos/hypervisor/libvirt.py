@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import libvirt
 
@@ -39,7 +39,9 @@ from kronos.hypervisor.base import (
     State,
     Status,
 )
+from kronos.hypervisor.blockjobs import Expected, LiveDisks
 from kronos.hypervisor.connection import Connection
+from kronos.hypervisor.disk_facts import Bitmap, DiskStatistics, Progress
 from kronos.hypervisor.refusals import already_exists, failure_of, refusing
 from kronos.hypervisor.removals import Outcome, Removals
 from kronos.hypervisor.rendering import Places, Renderer
@@ -75,6 +77,8 @@ class LibvirtHypervisor(Hypervisor):
         self._turns = Turns()
         self._announcer = Announcer("hypervisor-events", self._told)
         self._removals = Removals()
+        self._jobs = Expected()
+        self._disks = LiveDisks(self._live, self._jobs)
         self._guard = threading.Lock()
         self._known: dict[str, State] = {}
         self._touched: set[str] = set()
@@ -198,30 +202,40 @@ class LibvirtHypervisor(Hypervisor):
     def snapshot_disks(
         self, uuid: str, overlays: Mapping[int, Path], bitmaps: Mapping[int, str] | None = None
     ) -> None:
-        flags = (
-            libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
-            | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
-            | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
-            | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
-        )
-        with self._live(uuid) as domain:
-            targets = image.targets(domain.XMLDesc())
-            wanted = {_target(targets, uuid, number): path for number, path in overlays.items()}
-            domain.snapshotCreateXML(image.snapshot(list(targets.values()), wanted), flags)
+        self._disks.snapshot(uuid, overlays, bitmaps or {})
+
+    def commit_disk(self, uuid: str, device: int, layer: Path, progress: Progress | None = None) -> None:
+        self._disks.commit(uuid, device, layer, progress)
+
+    def mirror_disk(
+        self,
+        uuid: str,
+        device: int,
+        to: Path,
+        *,
+        format: Literal["raw", "qcow2"] = "qcow2",  # noqa: A002
+        shallow: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self._disks.mirror(uuid, device, to, format, shallow, progress)
 
     def resize_disk(self, uuid: str, device: int, size: int) -> None:
-        with self._live(uuid) as domain:
-            target = _target(image.targets(domain.XMLDesc()), uuid, device)
-            domain.blockResize(target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+        self._disks.resize(uuid, device, size)
 
     def limit_disk(self, uuid: str, device: int, limits: Limits) -> None:
-        with self._live(uuid) as domain:
-            target = _target(image.targets(domain.XMLDesc()), uuid, device)
-            values = {
-                "total_bytes_sec": limits.bytes_per_second,
-                "total_iops_sec": limits.requests_per_second,
-            }
-            domain.setBlockIoTune(target, values, LIVE)
+        self._disks.limit(uuid, device, limits)
+
+    def disk_statistics(self, uuid: str) -> dict[int, DiskStatistics]:
+        return self._disks.statistics(uuid)
+
+    def bitmap_add(self, uuid: str, device: int, name: str) -> None:
+        self._disks.bitmap_add(uuid, device, name)
+
+    def bitmap_remove(self, uuid: str, device: int, name: str) -> None:
+        self._disks.bitmap_remove(uuid, device, name)
+
+    def bitmaps(self, uuid: str, device: int) -> list[Bitmap]:
+        return self._disks.bitmaps(uuid, device)
 
     def devices(self, uuid: str) -> set[DeviceId]:
         with self._live(uuid) as domain:
@@ -385,7 +399,7 @@ class LibvirtHypervisor(Hypervisor):
         """A new handle: listen to it, and learn what happened while nobody did."""
         with self._guard:
             self._touched.clear()
-        happenings.subscribe(handle, self._happened, self._rejected)
+        happenings.subscribe(handle, self._happened, self._rejected, self._jobs.happened)
         if self._owner is None:
             self._owner = image.owner(handle.getCapabilities())
         now = {domain.UUIDString(): state for domain, state in self._states(handle)}
@@ -417,6 +431,7 @@ class LibvirtHypervisor(Hypervisor):
                 self._know(event.uuid, None)
         if event.kind in _ENDED:
             self._removals.all_of(event.uuid)
+            self._jobs.ended(event.uuid)
         elif event.kind is EventKind.DEVICE_REMOVED and event.device is not None:
             self._removals.settle(event.uuid, event.device, Outcome.REMOVED)
         self._announcer.announce(event)
@@ -443,12 +458,6 @@ def missed(uuid: str, before: State | None, now: State | None) -> list[Event]:
 
 def _state(domain: libvirt.virDomain) -> State:
     return happenings.STATES.get(domain.state()[0], State.HALTED)
-
-
-def _target(targets: Mapping[int, str], uuid: str, device: int) -> str:
-    if device not in targets:
-        raise Failure("DEVICE_ALREADY_DETACHED", uuid)
-    return targets[device]
 
 
 def _guest_info(untrusted: Mapping[str, Any]) -> GuestInfo:
