@@ -113,15 +113,21 @@ def _on_xen(state: Path) -> dict[str, Any]:
 def tiny_vm(client: Client, name: str, *, network: bool = True, start: bool = False) -> str:
     """A VM made from the tiny guest's template, with an interface on the host-internal network."""
     (template,) = client("VM.get_by_name_label", "Kronos tiny guest")
-    vm = str(client("VM.clone", template, name))
-    _fill_in_sr(client, vm)
-    client("VM.provision", vm)
+    vm = clone_and_provision(client, template, name)
     if control_domain.here():
         client("VM.set_domain_type", vm, control_domain.KIND)
     if network:
         add_interface(client, vm, internal_network(client))
     if start:
         client("VM.start", vm, False, False)
+    return vm
+
+
+def clone_and_provision(client: Client, template: str, name: str) -> str:
+    """A VM made from a template, with its disks on the default SR."""
+    vm = str(client("VM.clone", template, name))
+    _fill_in_sr(client, vm)
+    client("VM.provision", vm)
     return vm
 
 
