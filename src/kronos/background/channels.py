@@ -77,6 +77,7 @@ class Channels:
         self.db = db
         self.machine = machine
         self._guests: dict[str, _Guest] = {}
+        self._suspended: set[str] = set()
         self._selector = selectors.DefaultSelector()
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -114,8 +115,12 @@ class Channels:
 
     def _changed(self, db: Database, touched: Mapping[Record, AbstractSet[str]]) -> None:
         for row, names in touched.items():
-            if isinstance(row, VM) and names & _WATCHED:
+            if not isinstance(row, VM):
+                continue
+            if names & _WATCHED:
                 self._later(lambda uuid=row.uuid: self._configured(uuid))  # type: ignore[misc]
+            if "power_state" in names and row.power_state == "Halted" and row.uuid in self._suspended:
+                self._later(lambda uuid=row.uuid: self._suspended.discard(uuid))  # type: ignore[misc]
 
     # --- the thread --------------------------------------------------------------------------------------------
 
@@ -165,7 +170,7 @@ class Channels:
             case EventKind.STARTED:
                 if known is not None:
                     self._drop(known)
-                self._take(event.uuid, anew=True)
+                self._take(event.uuid, anew=not self._comes_back(event.uuid))
             case EventKind.RESUMED if known is None or known.descriptor < 0:
                 self._take(event.uuid)
             case EventKind.REBOOTED if known is not None:
@@ -175,10 +180,21 @@ class Channels:
                 self._note(known, {})
                 if known.descriptor < 0:
                     self._open(known)
-            case EventKind.HALTED | EventKind.SUSPENDED if known is not None:
-                self._drop(known)
+            case EventKind.HALTED | EventKind.SUSPENDED:
+                if event.kind is EventKind.SUSPENDED:
+                    self._suspended.add(event.uuid)
+                if known is not None:
+                    self._drop(known)
             case _:
                 pass
+
+    def _comes_back(self, uuid: str) -> bool:
+        """Whether a VM that starts goes on with the memory that it had, and so with what it said."""
+        if uuid in self._suspended:
+            self._suspended.discard(uuid)
+            return True
+        vm = self._record(uuid)  # the daemon may have been started again meanwhile
+        return vm is not None and vm.power_state == "Suspended"
 
     def _take(self, uuid: str, *, anew: bool = False) -> None:
         """Begin with a guest; `anew` where it is a new run, of which nothing is known."""

@@ -262,6 +262,36 @@ def test_a_new_run_and_a_reboot_begin_with_nothing_said(world: World) -> None:
     eventually(lambda: not guest.data())
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_guest_that_comes_back_from_suspension_has_said_what_it_said(world: World, restarted: bool) -> None:
+    guest = world.guest().accept()
+    guest.say({"say": {"ready": "yes"}})
+    eventually(guest.data)
+    domain = world.hypervisor.guests[guest.vm.uuid].domain
+    image = world.hypervisor.run_directory / "image"
+    world.hypervisor.suspend(guest.vm.uuid, image)
+    eventually(lambda: not world.channels._guests)
+    guest.vm.power_state = "Suspended"
+    if restarted:
+        world.restart()
+    world.hypervisor.resume(domain, image)
+    guest.accept().say({"say": {"again": "yes"}})
+    eventually(lambda: guest.data() == {"ready": "yes", "again": "yes"})
+
+
+def test_one_whose_memory_was_thrown_away_begins_anew(world: World) -> None:
+    guest = world.guest().accept()
+    guest.say({"say": {"ready": "yes"}})
+    eventually(guest.data)
+    world.hypervisor.suspend(guest.vm.uuid, world.hypervisor.run_directory / "image")
+    eventually(lambda: not world.channels._guests)
+    guest.vm.power_state = "Suspended"
+    guest.vm.power_state = "Halted"
+    world.run(guest.vm)
+    guest.accept()
+    eventually(lambda: not guest.data())
+
+
 def test_last_words_are_kept_when_a_guest_ends(world: World) -> None:
     guest = world.guest().accept()
     guest.say({"say": {"first": "1"}})
