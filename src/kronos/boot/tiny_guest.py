@@ -29,7 +29,7 @@ from kronos.system.locks import FileLock, LockHeld
 MEMORY = 96 << 20
 """Bytes that the guest needs to boot and run; docs/tiny-guest.md says how this was measured."""
 
-COMMAND_LINE = "console=tty0 console=ttyS0,115200 quiet no_timer_check"
+COMMAND_LINE = "console=hvc0 console=tty0 console=ttyS0,115200 quiet no_timer_check"
 """What it boots with; `hostname=<name>` may be added."""
 
 _REQUIRED_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "button", "evdev")
@@ -60,6 +60,7 @@ _GUEST_FILES = {
     "etc/devices": "devices.sh",
     "etc/lease": "lease.sh",
     "etc/profile": "profile.sh",
+    "etc/xenstore": "xenstore.sh",
     "etc/system": "system.sh",
 }
 _GUEST_TEXTS = {

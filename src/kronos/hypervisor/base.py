@@ -144,6 +144,8 @@ class Domain:
     on_reboot: Action = "restart"
     on_crash: Action = "destroy"
     clock_offset: int = 0
+    xenstore: Mapping[str, str] = field(default_factory=dict)
+    """What the guest finds in xenstore below its domain's path, where there is one."""
 
 
 class State(enum.Enum):
@@ -390,6 +392,11 @@ class Hypervisor(ABC):
     def guest_info(self, uuid: str) -> GuestInfo:
         """What the guest's agent tells now. Raises VM_MISSING_PV_DRIVERS when none answers."""
         raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def guest_tree(self, uuid: str) -> Mapping[str, str] | None:
+        """What the guest has written into xenstore, by paths relative to its own, VIFs by their device numbers. None
+        where there is no xenstore; AGENT_CONNECTED tells of changes."""
+        return None
 
     def screenshot(self, uuid: str) -> bytes:
         """The VM's screen as a PNG or PPM image."""

@@ -48,6 +48,16 @@ def devices(document: str) -> set[DeviceId]:
     return {device for element in elements if (device := _device(element)) is not None}
 
 
+def interfaces(document: str) -> dict[str, int]:
+    """The device numbers of a running VM's interfaces by MAC address, lower case."""
+    found = {}
+    for element in _parsed(document).iterfind("devices/interface"):
+        device, mac = _device(element), element.find("mac")
+        if device is not None and mac is not None:
+            found[mac.get("address", "").lower()] = device.number
+    return found
+
+
 def snapshot(all_targets: Sequence[str], overlays: Mapping[str, Path]) -> str:
     """The document for an external snapshot of the disks in `overlays` and of no others."""
     root = Element("domainsnapshot")

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +22,19 @@ from kronos.hypervisor.base import (
     Domain,
     Event,
     EventKind,
+    GuestInfo,
     Limits,
     PhysicalMemory,
     Reason,
     State,
 )
 from kronos.hypervisor.libvirt import LIVE
+from kronos.hypervisor.refusals import refusing
 from kronos.hypervisor.rendering import Places, Renderer
 from kronos.hypervisor.terminals import Terminals
 from kronos.hypervisor.xen_disks import XenDisks
 from kronos.hypervisor.xen_rendering import XenRenderer
+from kronos.hypervisor.xen_words import Words
 from kronos.system.commands import CommandFailed, run
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ class Xen(XenDisks):
 
     def __init__(self, uri: str, run_directory: Path) -> None:
         self._terminals = Terminals()
+        self._words = Words(lambda uuid: self._announcer.announce(Event(uuid, EventKind.AGENT_CONNECTED)))
         super().__init__(uri, run_directory)
 
     def renderer(self, places: Places) -> Renderer:
@@ -76,6 +80,8 @@ class Xen(XenDisks):
         try:
             handle = self._lookup(domain.uuid)
             self._offer_line(handle, fresh=True)
+            self._words.give(domid, domain.xenstore)
+            self._words.follow(domain.uuid, domid)
             if held:
                 if domain.cap:
                     handle.setSchedulerParameters({"cap": domain.cap})
@@ -120,6 +126,18 @@ class Xen(XenDisks):
 
     # --- what the machine has ----------------------------------------------------------------------------------------
 
+    def guest_tree(self, uuid: str) -> Mapping[str, str] | None:
+        with refusing(uuid):
+            domain = self._lookup(uuid)
+            devices, domid = image.interfaces(domain.XMLDesc()), domain.ID()
+        try:
+            return self._words.of_guest(domid, devices)
+        except OSError as error:
+            raise Failure("INTERNAL_ERROR", f"xenstored: {error}") from error
+
+    def guest_info(self, uuid: str) -> GuestInfo:
+        raise Failure("VM_MISSING_PV_DRIVERS", uuid)  # agents here write into xenstore
+
     def versions(self) -> dict[str, str]:
         found = super().versions()
         # libvirt asks Xen for its version as libvirt's own are written; the hypervisor shows it whole.
@@ -159,6 +177,7 @@ class Xen(XenDisks):
         for domain, _ in self._states(handle):
             with suppress(libvirt.libvirtError, OSError):
                 self._offer_line(domain)
+                self._words.follow(domain.UUIDString(), domain.ID())
             if not again:
                 self._reconcile_disks(domain.UUIDString())
 
@@ -180,6 +199,7 @@ class Xen(XenDisks):
         if state is State.HALTED:
             reason = self._let_go(event.uuid)
         self._terminals.detach(event.uuid)
+        self._words.forget(event.uuid)
         if self._state_now(event.uuid) is None:
             self._release(event.uuid)
         return replace(event, reason=reason)
@@ -206,8 +226,11 @@ class Xen(XenDisks):
         return reason
 
     def _line_of(self, uuid: str) -> None:
+        """A run has begun, by whomever: offer its line, and listen to its agent."""
         with suppress(libvirt.libvirtError, OSError, Failure):
-            self._offer_line(self._lookup(uuid))
+            domain = self._lookup(uuid)
+            self._offer_line(domain)
+            self._words.follow(uuid, domain.ID())
 
     def _reconcile_disks(self, uuid: str) -> None:
         try:
@@ -219,6 +242,7 @@ class Xen(XenDisks):
     def close(self) -> None:
         super().close()
         self._terminals.close()
+        self._words.close()
 
     # --- inside ------------------------------------------------------------------------------------------------------
 

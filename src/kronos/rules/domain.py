@@ -99,6 +99,7 @@ def describe(
         on_reboot=on_reboot,
         on_crash=on_crash,
         clock_offset=_clock_offset(db, vm, vbds),
+        xenstore={key: value for key, value in vm.xenstore_data.items() if key.startswith("vm-data/")},
     )
 
 

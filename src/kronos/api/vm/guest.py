@@ -56,6 +56,10 @@ def _look(db: Database, machine: Machine, vm: VM, domid: int, nth: int) -> None:
     if vm.ref not in db.rows or vm.power_state != "Running" or vm.domid != domid:
         return
     try:
+        tree = machine.hypervisor.guest_tree(vm.uuid)
+        if tree is not None:
+            heard(db, vm, tree)
+            return  # each change of it is told
         write(db, vm, machine.hypervisor.guest_info(vm.uuid))
         if _is_addressed(db, vm):
             return

@@ -27,6 +27,7 @@ load /sys/bus/virtio/devices/*/modalias
     echo '::respawn:/etc/agent'
     echo '::respawn:/etc/channel'
     echo '::once:/etc/system'
+    [ -c /dev/xen/xenbus ] && echo '::respawn:/etc/xenstore'
     # A power button may be missing (Xen PVH): then there is nothing to listen to.
     grep -qs PNP0C0C /sys/class/input/input*/phys || grep -qs LNXPWRBN /sys/class/input/input*/phys &&
         echo '::respawn:/bin/acpid -f -l /dev/null'
