@@ -447,11 +447,15 @@ class Hypervisor(ABC):
         raise Failure("VM_LACKS_FEATURE", uuid)
 
     def bitmap_add(self, uuid: str, device: int, name: str) -> None:
-        """Note from now on which parts of a live disk change, in units of 64 KiB, in a bitmap in its top file."""
+        """Note from now on which parts of a live disk change, in units of 64 KiB, in a bitmap in its top file.
+
+        No other disk of the VM has a bitmap of this name.
+        """
         raise Failure("VM_LACKS_FEATURE", uuid)
 
     def bitmap_remove(self, uuid: str, device: int, name: str) -> None:
-        """Drop a bitmap of a live disk; without effect when there is none of that name."""
+        """Drop a bitmap of a live disk, maybe also its parts in files beneath the top; without effect when there is
+        none of that name."""
         raise Failure("VM_LACKS_FEATURE", uuid)
 
     def bitmaps(self, uuid: str, device: int) -> list[Bitmap]:

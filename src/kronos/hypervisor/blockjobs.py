@@ -288,16 +288,12 @@ def _statistics(untrusted: Mapping[str, int]) -> DiskStatistics:
     )
 
 
-def _note_name(target: str, name: str) -> str:
-    return f"{target}.{name}"
-
-
 def _note(
     domain: libvirt.virDomain, targets: Mapping[int, str], target: str, name: str, *, again: bool = False
 ) -> libvirt.virDomainCheckpoint:
     """Add a bitmap, or with `again` note one that is there."""
     root = Element("domaincheckpoint")
-    SubElement(root, "name").text = _note_name(target, name)
+    SubElement(root, "name").text = name  # libvirt wants it to be the bitmap's
     if again:
         SubElement(root, "creationTime").text = str(int(time.time()))
     disks = SubElement(root, "disks")
@@ -316,16 +312,14 @@ def _noted(
     domain: libvirt.virDomain, targets: Mapping[int, str], target: str, name: str
 ) -> libvirt.virDomainCheckpoint:
     try:
-        return domain.checkpointLookupByName(_note_name(target, name))
+        return domain.checkpointLookupByName(name)
     except libvirt.libvirtError:
         return _note(domain, targets, target, name, again=True)
 
 
 def _names(domain: libvirt.virDomain, document: str, device: int, target: str) -> list[str]:
     """The bitmaps of a disk: those that are noted, and those that are in its files."""
-    prefix = _note_name(target, "")
-    noted = [each.getName() for each in domain.listAllCheckpoints(0)]
-    names = [name.removeprefix(prefix) for name in noted if name.startswith(prefix)]
+    names = [note.getName() for note in domain.listAllCheckpoints(0) if target in _noted_disks(note)]
     layers = _layers(document, device)
     if layers:
         names += _stored(layers[0].path)
@@ -347,7 +341,15 @@ def _bitmap(domain: libvirt.virDomain, targets: Mapping[int, str], target: str, 
         described = _noted(domain, targets, target, name).getXMLDesc(wanted)
     except libvirt.libvirtError:  # libvirt finds it damaged
         return Bitmap(name, 0, usable=False)
-    for disk in ElementTree.fromstring(described).iterfind("disks/disk"):  # noqa: S314
-        if disk.get("name") == target:
-            return Bitmap(name, int(disk.get("size", "0")), usable=disk.get("size") is not None)
-    return Bitmap(name, 0, usable=False)
+    size = _disks_of(described).get(target)
+    return Bitmap(name, int(size or 0), usable=size is not None)
+
+
+def _noted_disks(note: libvirt.virDomainCheckpoint) -> set[str]:
+    return set(_disks_of(note.getXMLDesc(libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN)))
+
+
+def _disks_of(described: str) -> dict[str, str | None]:
+    """The disks that a note is of, and how much of each has changed where that was asked for."""
+    disks = ElementTree.fromstring(described).iterfind("disks/disk")  # noqa: S314
+    return {disk.get("name", ""): disk.get("size") for disk in disks if disk.get("checkpoint") == "bitmap"}
