@@ -154,7 +154,7 @@ def _describe(db: Database, host: Host, identity: Identity) -> None:
         "hostname": hardware.hostname(),
         "address": identity.address,
         "capabilities": _capabilities(identity),
-        "supported_bootloaders": ("eliloader", "pygrub") if identity.on_xen else (),
+        "supported_bootloaders": ("eliloader", "pygrub"),
         "sched_policy": identity.hypervisor.scheduler() or ("credit2" if identity.on_xen else "cfs"),
         "virtual_hardware_platform_versions": (0, 1, 2),
         "bios_strings": hardware.bios_strings(),
