@@ -40,6 +40,8 @@ RATE = 256 << 10
 """Bytes a second that a guest is listened to."""
 REST = 0.01
 """Seconds of rest after each piece read, at the least."""
+DEAR = 30
+"""How often the processor time that its words cost a guest rests at the least: none takes more than three percent."""
 BACKLOG = 128 << 10
 """Bytes that wait for a guest that does not read; answers beyond are dropped, the configuration is told later."""
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
@@ -256,11 +258,13 @@ class Channels:
         if mask & selectors.EVENT_WRITE and guest.descriptor >= 0:
             self._flush(guest)
         if mask & selectors.EVENT_READ and guest.descriptor >= 0:
+            began = time.thread_time()
             size = self._read(guest)
             if size:
                 guest.retry = FIRST_RETRY
                 guest.resting = True
-                self._after(max(REST, size / RATE), lambda: self._rested(guest))
+                rest = max(REST, size / RATE, DEAR * (time.thread_time() - began))
+                self._after(rest, lambda: self._rested(guest))
                 self._listen(guest)
 
     def _rested(self, guest: _Guest) -> None:
