@@ -26,10 +26,11 @@ from kronos.api.vm import guest as guest_records
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.record import Record
-from kronos.db.records import VM
+from kronos.db.records import VM, VM_guest_metrics
 from kronos.dispatch.machine import Machine
 from kronos.hypervisor.base import GUEST_CHANNEL, Event, EventKind
 from kronos.rules import guest_channel
+from kronos.rules.surroundings import has_drivers
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ SLACK = 0.05
 """Seconds of that which may be owed."""
 
 _CHUNK = 64 << 10
+_DRIVERS = "attr/PVAddons/MajorVersion"
 _WATCHED = frozenset({"channel_config", "xenstore_data"})
 
 
@@ -401,7 +403,10 @@ class Channels:
         vm = self._record(guest.uuid)
         if vm is not None:
             self.db.write(vm, {"channel_data": dict(guest.said)})
-            guest_records.heard(self.db, vm, guest.said)
+            metrics = self.db.find(VM_guest_metrics, vm.guest_metrics)
+            # Who has told of drivers by another way, as Xen's agents do in xenstore, knows more.
+            if not has_drivers(metrics) or _DRIVERS in guest.said:
+                guest_records.heard(self.db, vm, guest.said)
 
     def _record(self, uuid: str) -> VM | None:
         try:

@@ -331,6 +331,16 @@ def test_a_guest_without_an_agent_tells_its_metrics_in_xenstores_layout(world: W
     assert network.assigned_ips == {vif.ref: "10.0.0.3"}
 
 
+def test_an_agent_that_told_of_drivers_by_another_way_is_not_contradicted(world: World) -> None:
+    guest = world.guest().accept()
+    drivers = {"major": "8", "minor": "4", "micro": "0", "build": "1"}
+    row = world.db.get(VM_guest_metrics, guest.vm.guest_metrics)
+    world.db.write(row, {"PV_drivers_version": drivers, "os_version": {"name": "Debian"}, "live": True})
+    guest.say({"say": {"data/os_name": "Tiny", "data/updated": "1"}})
+    eventually(guest.data)
+    assert (row.os_version, row.PV_drivers_version) == ({"name": "Debian"}, drivers)
+
+
 def test_no_thread_for_each_guest(world: World) -> None:
     world.guest().accept()
     before = threading.active_count()
