@@ -92,7 +92,8 @@ def _unreachable(surroundings: Surroundings, uri: str, said: str) -> Outcome:
 
 def _last_words(surroundings: Surroundings) -> Sequence[str]:
     """The last complaints of libvirt's daemon since the boot; none where they cannot be read."""
-    daemons = ("-t", "libvirtd", "-t", "virtxend", "-t", "virtqemud")
+    # By the program's name: it gives the journal no identifier, and by unit systemd's own words would come along.
+    daemons = ("_COMM=libvirtd", "_COMM=virtxend", "_COMM=virtqemud")
     said = surroundings.command("journalctl", "-b", "-q", "--no-pager", "-o", "cat", "-n", "40", *daemons)
     found: list[str] = []
     for line in reversed((said or "").splitlines()):
