@@ -338,6 +338,8 @@ def test_an_agent_that_told_of_drivers_by_another_way_is_not_contradicted(world:
     world.db.write(row, {"PV_drivers_version": drivers, "os_version": {"name": "Debian"}, "live": True})
     guest.say({"say": {"data/os_name": "Tiny", "data/updated": "1"}})
     eventually(guest.data)
+    guest.say({"ask": "config"})  # answered when the record has all
+    guest.hear()
     assert (row.os_version, row.PV_drivers_version) == ({"name": "Debian"}, drivers)
 
 
