@@ -64,6 +64,10 @@ _READING = (
     79,  # getcwd
     89,  # readlink
     96,  # gettimeofday
+    102,  # getuid
+    104,  # getgid
+    107,  # geteuid
+    108,  # getegid
     137,  # statfs
     138,  # fstatfs
     158,  # arch_prctl
@@ -214,7 +218,10 @@ class Agent:
         finally:
             os.close(output)
         error = _first_words(reader)
-        return {"status": reader.wait(), "error": error}
+        answer = {"status": reader.wait(), "error": error}
+        if self.view is not None and self.view.poll() is not None:
+            answer["ended"] = f"signal or status {self.view.returncode}: {_first_words(self.view)}"
+        return answer
 
     def _usage(self) -> dict[str, int]:
         """Peaks of memory in KiB: of the reader, of the raw view, and of this process."""
@@ -223,7 +230,7 @@ class Agent:
             "agent": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             "view": 0,
         }
-        if self.view is not None:
+        if self.view is not None and self.view.poll() is None:
             self.view.send_signal(signal.SIGKILL)
             usage["view"] = os.wait4(self.view.pid, 0)[2].ru_maxrss
         return usage

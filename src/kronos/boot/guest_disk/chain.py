@@ -8,6 +8,7 @@ are the files that were checked, in the order found: no name out of a header rea
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,12 @@ def layers(image: Path, form: str) -> list[Layer]:
     """The image and what it is based on, topmost first. Raises BootUnreadable."""
     if form not in FORMS:
         raise BootUnreadable(f"disks of the form {shown(form)} cannot be read")
+    try:
+        mode = image.stat().st_mode
+    except OSError as error:
+        raise BootUnreadable(f"{image}: {error.strerror}") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):  # merely opening a fifo may take for ever
+        raise BootUnreadable(f"{image} is neither a file nor a block device")
     found = [Layer(image.absolute(), form)]
     while len(found) <= _LONGEST_CHAIN:
         below = _below(found[-1])

@@ -72,7 +72,14 @@ def test_a_vhd_must_be_whole(tmp_path):
             layers(tmp_path / f"{name}.vhd", "vpc")
 
 
-def test_an_unknown_form_and_a_missing_file_are_refused(tmp_path):
-    for name, form in (("a", "vmdk"), ("missing", "qcow2")):
+def test_an_unknown_form_and_what_is_no_disk_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for name, form in (
+        ("a", "vmdk"),
+        ("missing", "qcow2"),
+        ("missing", "raw"),
+        ("fifo", "vpc"),
+        (".", "raw"),
+    ):
         with pytest.raises(BootUnreadable):
             layers(tmp_path / name, form)
