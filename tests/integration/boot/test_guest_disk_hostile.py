@@ -151,10 +151,7 @@ def test_a_kernel_that_is_no_file(disk: Callable[..., Path], tmp_path: Path, kin
     assert reason in _refusal(image, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["ext4", "btrfs"])
-def test_a_directory_with_more_names_than_anyone_has(
-    disk: Callable[..., Path], tmp_path: Path, kind: str
-) -> None:
+def test_a_directory_with_more_names_than_anyone_has(disk: Callable[..., Path], tmp_path: Path) -> None:
     files: dict[str, bytes | str] = {"/boot/grub/x": "", "/boot/vmlinuz-1": b"k"}
     content = guest_disks.tree(tmp_path / "content", files)
     for number in range(6000):  # the listing is larger than a listing may be
