@@ -12,6 +12,7 @@ from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.records import VM, Host, Host_cpu, Host_metrics
 from kronos.dispatch.machine import Machine
+from kronos.hypervisor import xen_emulator
 from kronos.hypervisor.base import Domain, Firmware, PhysicalMemory
 from kronos.hypervisor.detection import Detected
 from kronos.hypervisor.fake import Fake
@@ -92,6 +93,18 @@ def test_on_xen_capabilities_and_versions_are_its_own(control_domain: None) -> N
     assert host.sched_policy == "credit"
     versions = {name: host.software_version[name] for name in ("hypervisor", "xen", "libvirt", "qemu")}
     assert versions == {"hypervisor": "XEN", "xen": "4.17.6-pre", "libvirt": "9.0.0", "qemu": "7.2.0"}
+
+
+def test_on_xen_the_emulators_version_is_asked_of_itself(
+    control_domain: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hypervisor = Xen()
+    monkeypatch.setattr(hypervisor, "versions", lambda: {"libvirt": "9.0.0", "xen": "4.17.0"})
+    monkeypatch.setattr(xen_emulator, "version", lambda: "7.2.19")
+
+    _, host = inventoried(hypervisor, ON_XEN)
+
+    assert host.software_version["qemu"] == "7.2.19"
 
 
 def test_without_guests_what_nobody_has_is_xens_own(control_domain: None) -> None:

@@ -13,6 +13,7 @@ from kronos.datamodel.model import model
 from kronos.datamodel.types import NULL, at, now
 from kronos.db.database import Database
 from kronos.db.records import VM, Console, Host, Host_cpu, Host_metrics, Pool, VM_metrics
+from kronos.hypervisor import xen_emulator
 from kronos.hypervisor.base import Hypervisor
 from kronos.hypervisor.detection import Detected
 from kronos.system import hardware
@@ -167,6 +168,8 @@ def _describe(db: Database, host: Host, identity: Identity) -> None:
 
 def _software_version(identity: Identity) -> dict[str, str]:
     versions = dict(identity.hypervisor.versions())
+    if identity.on_xen and "qemu" not in versions and (qemu := xen_emulator.version()):
+        versions["qemu"] = qemu
     xen = (identity.detected.version if identity.on_xen else "") or versions.pop("xen", "none")
     return {
         **versions,

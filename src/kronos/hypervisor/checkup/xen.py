@@ -6,19 +6,12 @@ import re
 import socket
 from functools import partial
 
+from kronos.hypervisor import xen_emulator
 from kronos.hypervisor.checkup.check import Check, Outcome, missing, ok, warning
 from kronos.hypervisor.checkup.surroundings import Surroundings
 
 _START = "systemctl start xen (Debian), or xenstored.service and xenconsoled.service (Fedora)"
 _STORE_SOCKETS = ("run/xenstored/socket", "var/run/xenstored/socket")
-_EMULATORS = (
-    "usr/libexec/xen-qemu-system-i386",
-    "usr/lib/xen/bin/qemu-system-i386",
-    "usr/lib/xen-*/bin/qemu-system-i386",
-    "usr/libexec/xen/bin/qemu-system-i386",
-    "usr/bin/qemu-system-i386",
-    "usr/local/lib/xen/bin/qemu-system-i386",
-)
 _MODULES = (
     # name, the file that it makes, what is not there without it, whether no guest runs then
     ("xen-evtchn", "dev/xen/evtchn", "Xen's tools, and so any guest", True),
@@ -106,7 +99,7 @@ def own_emulator(surroundings: Surroundings) -> Outcome:
 
 
 def emulator(surroundings: Surroundings) -> Outcome:
-    found = surroundings.first(*_EMULATORS)
+    found = surroundings.first(*xen_emulator.PLACES)
     if found is not None:
         return ok(f"QEMU for Xen is {found}.")
     remedy = surroundings.install("qemu-system-xen", "qemu-system-x86-core")
