@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,6 +215,47 @@ def test_an_installation_outlives_the_daemon(
     client("VM.unpause", guest.vm)
     guest.says(INSTALLED)
     client.close()
+
+
+# --- the program by itself -------------------------------------------------------------------------------------------
+
+
+def eliloader(daemon: Daemon, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "kronos.boot.eliloader", "--socket", daemon.socket, *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120)
+
+
+def test_the_program_prints_what_to_boot_and_notes_that_it_was_done(
+    daemon: Daemon, client: Client, repository: Repository, images: Images
+) -> None:
+    guest = Guest(daemon, client, {"install-repository": f"{repository.url}/el", "install-distro": "rhlike"})
+    done = eliloader(daemon, "-q", f"--vm={guest.uuid}", "--extra_args=quiet ks=http://me/", "/dev/null")
+    assert done.returncode == 0, done.stderr
+    match = re.fullmatch(r'linux \(kernel (\S+)\)\(ramdisk (\S+)\)\(args "(.*)"\)\n', done.stdout)
+    assert match is not None, done.stdout
+    kernel, ramdisk = Path(match[1]), Path(match[2])
+    assert kernel.read_bytes() == images.tiny.kernel.read_bytes()
+    assert match[3].startswith("quiet ks=http://me/ method=")
+    kernel.unlink()
+    ramdisk.unlink()
+    assert guest.record()["PV_bootloader"] == "pygrub"
+    assert "install-distro" not in guest.record()["other_config"]
+
+
+def test_the_programs_errors_are_xenapis_and_its_status_says_whose_they_are(
+    daemon: Daemon, client: Client
+) -> None:
+    nothing = Guest(daemon, client, {})
+    done = eliloader(daemon, f"--vm={nothing.uuid}", "/dev/null")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "UNSUPPORTED_INSTALL_METHOD")
+    unknown = eliloader(daemon, "--vm=00000000-0000-0000-0000-000000000000", "/dev/null")
+    assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (1, "UUID_INVALID")
+    assert eliloader(daemon, "/dev/null").returncode == 2
+    second = Guest(daemon, client, {"install-distro": "sleslike", "install-round": "2"})
+    assert eliloader(daemon, f"--vm={second.uuid}", "/dev/null").returncode == 3
+
+
+# --- a distribution's own --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -188,28 +188,54 @@ def _ftp(source: Source, path: str) -> Iterator[Readable]:
 # --- NFS -------------------------------------------------------------------------------------------------------------
 
 
+_VERSIONS = ("3", "4")  # an old server knows one of them, and so does many a new one
+
+_ABSENT = ("NOENT", "MNT3ERR_ACCES")
+"""What libnfs says of a file that is not there, and an old server of a directory that it cannot even mount."""
+
+
 @contextlib.contextmanager
 def _nfs(source: Source, path: str) -> Iterator[Readable]:
     """By libnfs in user space: nothing is mounted, so no server of a stranger's meets this host's kernel."""
     program = shutil.which("nfs-cat")
     if program is None:
         raise InstallFailed("SUPPORT_PACKAGE_MISSING", "libnfs-utils")
-    url = f"{source.url(path)}?auto-traverse-mounts=0"
-    with subprocess.Popen(
-        [program, url], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            yield process.stdout
-        finally:
-            process.stdout.close()
-            words = process.stderr.read(2000).decode("utf-8", "replace").strip()
-            status = process.wait(SILENCE)
-    if status != 0:
-        if "NOENT" in words or "No such file" in words:
+    words = ""
+    for version in _VERSIONS:
+        with subprocess.Popen(
+            [program, f"{source.url(path)}?version={version}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            try:
+                first = process.stdout.read(_PIECE)
+                if first:
+                    yield _Following(first, process.stdout)
+            finally:
+                process.stdout.close()
+                words = process.stderr.read(2000).decode("utf-8", "replace").strip()
+        if process.returncode == 0:
+            return
+        if first:
+            raise EOFError
+        if any(sign in words for sign in _ABSENT):
             raise Absent(path)
-        raise ValueError(words.splitlines()[-1] if words else f"nfs-cat ended with {status}")
+    raise ValueError(words.splitlines()[0] if words else "the NFS server gives nothing")
+
+
+class _Following(io.RawIOBase):
+    """A stream of which a piece was read before."""
+
+    def __init__(self, first: bytes, stream: Readable) -> None:
+        self._first = first
+        self._stream = stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        piece, self._first = self._first, b""
+        return piece or self._stream.read(size)
 
 
 def _reason(error: BaseException) -> str:
