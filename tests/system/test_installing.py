@@ -217,6 +217,22 @@ def test_an_installation_outlives_the_daemon(
     client.close()
 
 
+def test_a_reboot_is_taken_up_by_a_daemon_that_was_killed_in_it(
+    daemon: Daemon, client: Client, repository: Repository
+) -> None:
+    guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url})
+    guest.start()
+    intents = daemon.state / "intents"
+    wait_until(lambda: list(intents.glob("boot-again-*")), PATIENCE, "no reboot", pause=0.002)
+    daemon.kill()
+    daemon.start()
+    client = guest.client = daemon.client()
+    guest.says(INSTALLED)
+    wait_until(lambda: guest.record()["power_state"] == "Running", 10)
+    wait_until(lambda: not list(intents.glob("boot-again-*")), 10, "the intent stays")
+    client.close()
+
+
 # --- the program by itself -------------------------------------------------------------------------------------------
 
 

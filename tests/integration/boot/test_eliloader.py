@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from harness.daemon import wait_until
 from harness.guests import CACHE
 from harness.host import Host
 from harness.repository import Repository
-from kronos.boot.eliloader import loading, plan, sandbox
+from kronos.boot.eliloader import frontends, loading, plan, sandbox
 from kronos.boot.eliloader.loading import Boot, Circumstances, Image
 from kronos.boot.eliloader.refusal import InstallFailed
 from kronos.boot.initramfs import Archive
@@ -206,6 +207,49 @@ def test_an_installer_without_xens_drivers_is_not_begun(web: Repository, tmp_pat
     with pytest.raises(InstallFailed) as caught:
         load(web.url, tmp_path / "out", wanted=("xen_netfront",))
     assert caught.value.code == "SUPPORT_PACKAGE_MISSING"
+
+
+def test_drivers_that_were_added_are_loaded_before_the_installer_begins(tmp_path: Path) -> None:
+    """In a real kernel, with a driver that this machine's guests have a use for."""
+    tiny = tiny_guest(CACHE / "tiny-guest")
+    (tmp_path / "tiny").mkdir()
+    unpacked = subprocess.run(["xz", "-dc", tiny.ramdisk], capture_output=True, check=True, timeout=30).stdout
+    unpack = ["cpio", "-idm", "--quiet", "--no-absolute-filenames"]
+    subprocess.run(unpack, input=unpacked, cwd=tmp_path / "tiny", check=True, timeout=30)
+    (modules,) = (tmp_path / "tiny/lib/modules").iterdir()
+    (modules / "modules.builtin").write_text("")
+    installer = Archive()
+    installer.device("dev/console", 5, 1)
+    installer.directory("proc")
+    installer.file("bin/busybox", (tmp_path / "tiny/bin/busybox").read_bytes(), executable=True)
+    for name in ("sh", "insmod", "mount", "cat", "poweroff"):
+        installer.link(f"bin/{name}", "busybox")
+    script = b"#!/bin/sh\nmount -t proc p /proc\ncat /proc/modules\necho the installer begins\npoweroff -f\n"
+    installer.file("init", script, executable=True)
+    packed = gzip.compress(installer.packed())
+    kernel = tiny.kernel.read_bytes()
+    added, argument = frontends.additions(kernel, ["virtio_net"], modules.parent)
+    ramdisk = tmp_path / "ramdisk"
+    ramdisk.write_bytes(packed + bytes(-len(packed) % 4) + added)
+    machine = [
+        "qemu-system-x86_64",
+        "-machine",
+        "q35",
+        "-accel",
+        "tcg",
+        "-m",
+        "256",
+        "-no-reboot",
+        "-nographic",
+    ]
+    boot = ["-kernel", tiny.kernel, "-initrd", ramdisk]
+    arguments = f"console=ttyS0 quiet no_timer_check panic=-1 {argument}"
+    done = subprocess.run(
+        [*machine, *boot, "-append", arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=120
+    )
+    output = done.stdout.decode(errors="replace")
+    assert "the installer begins" in output
+    assert re.search(r"virtio_net \d+ \d+ - Live", output), output
 
 
 # --- the sandbox -----------------------------------------------------------------------------------------------------
