@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 RECORD = 512
@@ -44,21 +45,7 @@ class Recorder:
     @classmethod
     def on_socket(cls, path: Path, timeout: float = 20) -> Recorder:
         """On a socket that may only come to be."""
-
-        def connect() -> socket.socket:
-            until = time.monotonic() + timeout
-            while True:
-                line = socket.socket(socket.AF_UNIX)
-                try:
-                    line.connect(os.fspath(path))
-                    return line
-                except OSError:
-                    line.close()
-                    if time.monotonic() > until:
-                        raise
-                    time.sleep(0.05)
-
-        return cls(connect)
+        return cls(lambda: _connected(path, timeout))
 
     def log_in(self, timeout: float = 120) -> Recorder:
         deadline = time.monotonic() + timeout
@@ -81,6 +68,19 @@ class Recorder:
             answer, _, self._seen = self._seen.partition(begin)[2].partition(end)
         lines = answer.replace("\r", "").splitlines()
         return "\n".join(line for line in lines if line and not line.startswith("@"))
+
+    def go_on_from(self, before: Recorder) -> None:
+        """The guest is another run of the one that wrote so far."""
+        self._last = dict(before._last)
+        before.close()
+
+    def reconnect(self, path: Path) -> None:
+        """The same guest, whose line is another one now: it was suspended and resumed."""
+        self.close()
+        self._reader.join(10)
+        self._connection = _connected(path, 20)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def record(self, *disks: str) -> None:
         """Begin to write to these disks of the guest (vda)."""
@@ -111,6 +111,8 @@ class Recorder:
         self.ask("kill $(jobs -p); wait 2>/dev/null")
 
     def close(self) -> None:
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
     def _type(self, text: str) -> None:
@@ -143,6 +145,20 @@ class Recorder:
                 self._changed.notify_all()
 
 
+def _connected(path: Path, timeout: float) -> socket.socket:
+    until = time.monotonic() + timeout
+    while True:
+        line = socket.socket(socket.AF_UNIX)
+        try:
+            line.connect(os.fspath(path))
+            return line
+        except OSError:
+            line.close()
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+
+
 def prepare(image: Path, form: str = "qcow2", size: int = 8 << 20) -> str:
     """Make a disk with old data, and return what tells whether that is still there."""
     old = secrets.token_bytes(size - OLD)
@@ -156,11 +172,14 @@ def prepare(image: Path, form: str = "qcow2", size: int = 8 << 20) -> str:
     return hashlib.md5(old).hexdigest()
 
 
-def check(image: Path, disk: str, last: int, old: str = "", form: str = "qcow2") -> None:
-    """Every record up to this one is there, and so is the old data; the image has no fault of its own."""
+def check(
+    image: Path, disk: str, last: int, old: str = "", form: str = "qcow2", *, live: bool = False
+) -> None:
+    """Every record up to this one is there, and so is the old data; the image, unless a QEMU still has it, has no fault
+    of its own."""
     raw = image.with_name(f"{image.name}.{secrets.token_hex(4)}.raw")
-    subprocess.run(["qemu-img", "convert", "-f", form, "-O", "raw", image, raw], check=True, timeout=60)
-    if form == "qcow2":
+    subprocess.run(["qemu-img", "convert", "-U", "-f", form, "-O", "raw", image, raw], check=True, timeout=60)
+    if form == "qcow2" and not live:
         subprocess.run(["qemu-img", "check", "-q", image], check=True, timeout=60)
     content = raw.read_bytes()
     raw.unlink()
