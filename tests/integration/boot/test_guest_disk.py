@@ -101,11 +101,12 @@ def test_the_image_is_not_written(made: Callable[[str, str, str], Path], destina
     assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
 
 
-def test_a_block_device_is_read(made: Callable[[str, str, str], Path], destination: Path) -> None:
-    image = made("ext4", "dos", "raw")
+@pytest.mark.parametrize("form", ["raw", "qcow2"])
+def test_a_block_device_is_read(made: Callable[[str, str, str], Path], destination: Path, form: str) -> None:
+    image = made("ext4", "dos", form)
     device = guest_disks.run("losetup", "--find", "--show", "--read-only", image).strip()
     try:
-        assert _boot(Path(device), "raw", destination) == (KERNEL, RAMDISK, ARGUMENTS)
+        assert _boot(Path(device), form, destination) == (KERNEL, RAMDISK, ARGUMENTS)
     finally:
         guest_disks.run("losetup", "-d", device)
 

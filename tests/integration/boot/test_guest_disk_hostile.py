@@ -246,11 +246,11 @@ def test_an_image_with_wrong_bytes(disk: Callable[..., Path], tmp_path: Path, fo
         assert str(refusal)
 
 
-def test_an_image_that_takes_more_memory_than_its_reader_may_have(
+def test_a_view_that_gets_no_memory_is_a_refusal(
     disk: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = guest_disks.converted(disk(GOOD), "qcow2", tmp_path / "image")
-    monkeypatch.setitem(jail.VIEW_LIMITS, "RLIMIT_DATA", 4 << 20)
+    monkeypatch.setitem(jail.VIEW_LIMITS, "RLIMIT_DATA", 64 << 10)
     assert "cannot be opened" in _refusal(image, tmp_path, "qcow2")
 
 
