@@ -35,8 +35,8 @@ class Reboots:
             return
         with ExitStack() as declared:
             # Before the record says Halted: from then on nothing else knows that the guest is to go on.
-            facts = {"kind": _KIND, "vm": vm.uuid}
-            declared.enter_context(self.machine.intents.declared(f"{_KIND}-{vm.uuid}", facts))
+            name, facts = f"{_KIND}-{vm.uuid}-{vm.domid}", {"kind": _KIND, "vm": vm.uuid}
+            declared.enter_context(self.machine.intents.declared(name, facts))
             if state.heard_halted(self.db, self.machine, vm):
                 self.pipeline.task_workers.submit(self._boot, vm, declared.pop_all())
 
