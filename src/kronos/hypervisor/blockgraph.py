@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import digits
 from typing import Any
 
 from kronos.hypervisor.disk_facts import Bitmap
@@ -107,7 +108,8 @@ def _target(monitor: Monitor, path: str) -> str:
     properties = {str(one["name"]) for one in monitor.execute("qom-list", {"path": path})}
     if "vdev" not in properties:
         return path
-    return str(monitor.execute("qom-get", {"path": path, "property": "vdev"}))
+    # It says xvda0, with the number of a partition, though there is none.
+    return str(monitor.execute("qom-get", {"path": path, "property": "vdev"})).rstrip(digits)
 
 
 def _node(untrusted: Mapping[str, Any]) -> Node:
