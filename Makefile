@@ -6,6 +6,7 @@ help:
 	@echo "make demo-stop   end the demo and remove everything it made"
 	@echo "make test        set up and run every test"
 	@echo "make check       format, lint, types, layers, generated files, unit and contract tests"
+	@echo "make test-xen    the tests on real Xen, in an emulated machine (half an hour)"
 	@echo "make bench       measure each goal beside its floor"
 	@echo "make stubs       write the generated stubs again"
 
@@ -27,10 +28,13 @@ check: setup-test
 test: setup-test
 	@tools/test
 
+test-xen: setup-test
+	@$(PYTHON) tools/test_xen.py
+
 bench: setup-test
 	@$(PYTHON) -m bench
 
 stubs: setup
 	@$(PYTHON) tools/stubs.py
 
-.PHONY: help setup setup-test demo demo-stop check test bench stubs
+.PHONY: help setup setup-test demo demo-stop check test test-xen bench stubs

@@ -144,7 +144,9 @@ def _make(archive: Path, made: Image, progress: Callable[[str], None]) -> None:
     shutil.copy(kernel, made.kernel)
     made.ramdisk.write_bytes(_ramdisk(root, release))
     if not made.key.exists():
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", made.key], check=True, timeout=30)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", made.key], check=True, timeout=30
+        )
     _furnish(root, made.key.with_suffix(".pub"))
     # Xen's domain builder takes the plain kernel as it is, and needs ten seconds here to unpack one.
     (root / "var/lib/kronos-tests").mkdir(parents=True)

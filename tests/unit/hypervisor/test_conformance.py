@@ -166,6 +166,7 @@ def test_a_reboot_keeps_the_vm(world: Any) -> None:
 @pytest.mark.parametrize("paused", [False, True])
 def test_a_suspended_vm_comes_back(world: Any, tmp_path: Path, paused: bool) -> None:
     domain = world.started()
+    world.ready(domain.uuid)
 
     world.hypervisor.suspend(domain.uuid, tmp_path / "image")
     (tmp_path / "half").write_bytes((tmp_path / "image").read_bytes()[:10])
@@ -181,6 +182,7 @@ def test_a_suspended_vm_comes_back(world: Any, tmp_path: Path, paused: bool) -> 
 
 def test_resuming_a_vm_that_runs_is_refused(world: Any, tmp_path: Path) -> None:
     domain = world.started()
+    world.ready(domain.uuid)
     world.hypervisor.suspend(domain.uuid, tmp_path / "image")
     world.hypervisor.start(domain)
 

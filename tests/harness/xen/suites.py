@@ -1,0 +1,107 @@
+"""Which tests run inside a real Xen's control domain, in which order, and how to run them there."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.xen.image import image
+from harness.xen.machine import SOURCE, Machine
+
+NEEDED = 4 << 30
+"""Bytes of free memory that a machine with guests takes."""
+
+SMOKE_LIMIT, LIMIT = 600, 3600
+"""Seconds after which a suite counts as hanging; the smoke run takes two minutes on idle cores."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tests for guests of one kind, in pytest's words."""
+
+    kind: str
+    tests: tuple[str, ...]
+    only: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}: {' '.join(Path(test).name for test in self.tests)}" + (
+            f" ({self.only})" if self.only else ""
+        )
+
+
+SMOKE = Suite(
+    "pv",
+    ("tests/system/test_guest.py",),
+    "address or agent_tells or disk_comes or suspended or virsh_shows or shut_down_cleanly",
+)
+_EVERYWHERE = (
+    "tests/integration/hypervisor/test_conformance.py",
+    "tests/system/test_guest.py",
+    "tests/system/test_consoles.py",
+    "tests/system/test_storage_and_network.py",
+)
+"""These prove KVM's guests too, and run here as they are."""
+
+FULL = (
+    Suite("pv", _EVERYWHERE),
+    Suite("pvh", _EVERYWHERE),
+    Suite("pv", ("tests/system/xen",)),
+)
+
+
+def missing() -> str:
+    """Why this machine can run no Xen, in words; nothing where it can."""
+    for program in ("qemu-system-x86_64", "mmdebstrap", "zstd", "ssh", "mkfs.ext4"):
+        if shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
+            return f"{program} is not installed"
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    if free < NEEDED:
+        return f"it has {free >> 20} MiB of free memory, and {NEEDED >> 20} are needed"
+    return ""
+
+
+def run(machine: Machine, suite: Suite, *, limit: float = LIMIT) -> bool:
+    """Run a suite in a machine's control domain, its output on ours; whether all of it passed."""
+    words = ["-m", "pytest", "-p", "no:cacheprovider", "-ra", "--durations=5", *suite.tests]
+    if suite.only:
+        words += ["-k", suite.only]
+    command = f"cd {SOURCE} && KRONOS_TEST_KIND={suite.kind} kronos-python {shlex.join(words)}"
+    try:
+        done = subprocess.run([*machine.ssh(), command], stdin=subprocess.DEVNULL, timeout=limit)
+    except subprocess.TimeoutExpired:
+        print(machine.broken(f"{suite.name} did not end within {limit:.0f} s"), file=sys.stderr)
+        return False
+    if done.returncode != 0:
+        print(machine.broken(f"{suite.name} ended with {done.returncode}"), file=sys.stderr)
+    return done.returncode == 0
+
+
+def run_all(suites: tuple[Suite, ...], say: Callable[[str], None], *, limit: float = LIMIT) -> bool:
+    """Start a machine, run suites in it one after the other, and say how long each took; whether all passed."""
+    began = time.monotonic()
+    machine = Machine(image(progress=say))
+    times, passed = [], True
+    try:
+        machine.start()
+        machine.install()
+        times.append(("a Xen host with this checkout in it", time.monotonic() - began, "up"))
+        for suite in suites:
+            say(f"--- {suite.name}")
+            start = time.monotonic()
+            fine = run(machine, suite, limit=limit)
+            times.append((suite.name, time.monotonic() - start, "passed" if fine else "FAILED"))
+            passed = passed and fine
+        machine.keep_guests()
+    finally:
+        machine.close()
+    for name, seconds, verdict in times:
+        say(f"{seconds:7.1f} s  {verdict:6}  {name}")
+    return passed
