@@ -156,6 +156,31 @@ def test_the_tree_of_an_el_distribution_is_told_where_it_came_from(
     assert f"inst.repo={address}/" in line
 
 
+def test_a_guest_installs_from_a_cd_and_boots_its_first_disk_after_that(
+    daemon: Daemon, client: Client, repository: Repository, tmp_path: Path
+) -> None:
+    argv = ["xorriso", "-as", "mkisofs", "-quiet", "-f", "-r", "-J", "-o", tmp_path / "el.iso"]
+    subprocess.run([*argv, repository.directory / "el"], check=True, capture_output=True, timeout=60)
+    (host,) = client("host.get_all")
+    config = {"location": str(tmp_path)}
+    library = client("SR.create", host, config, 0, "library", "", "iso", "iso", False, {})
+    (cd,) = client("SR.get_VDIs", library)
+    guest = Guest(daemon, client, {"install-repository": "cdrom"})
+    drive = guests.add_disk(client, guest.vm, cd, "3", type="CD", mode="RO", bootable=True)
+    try:
+        guest.start()
+        assert "method=" not in guest.says(INSTALLING)
+        guest.says(INSTALLED)
+        root = next(vbd for vbd in client("VM.get_VBDs", guest.vm) if vbd != drive)
+        assert [client("VBD.get_bootable", vbd) for vbd in (root, drive)] == [True, False]
+        client("VM.hard_shutdown", guest.vm)
+    finally:
+        client("VBD.destroy", drive)
+        for pbd in client("SR.get_PBDs", library):
+            client("PBD.unplug", pbd)
+        client("SR.forget", library)
+
+
 def test_a_kernel_that_is_not_the_repositorys_is_refused(
     daemon: Daemon, client: Client, repository: Repository
 ) -> None:
