@@ -18,7 +18,7 @@ from kronos.datamodel.errors import Failure
 from kronos.hypervisor.disk_facts import Bitmap, DiskStatistics, Progress
 
 Kind = Literal["hvm", "pv", "pvh", "pv_in_pvh"]
-Action = Literal["destroy", "restart", "preserve"]
+Action = Literal["destroy", "restart", "preserve", "coredump-destroy", "coredump-restart"]
 DeviceClass = Literal["disk", "interface"]
 
 

@@ -161,6 +161,18 @@ class Xen(XenDisks):
 
     # --- events and states -------------------------------------------------------------------------------------------
 
+    def watch(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        stop = super().watch(callback)
+        # Guests that ended while nobody watched, and wait for somebody to see why.
+        for domain in self._connection.handle().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            with suppress(libvirt.libvirtError):
+                if domain.state()[0] == libvirt.VIR_DOMAIN_SHUTOFF:
+                    self._announcer.announce(Event(domain.UUIDString(), EventKind.HALTED, Reason.SHUTDOWN))
+        return stop
+
+    def runs(self, uuid: str) -> bool:
+        return super().runs(uuid) and self._state_now(uuid) is not State.HALTED
+
     def _states(self, handle: libvirt.virConnect) -> list[tuple[libvirt.virDomain, State]]:
         found = []
         for domain in handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):

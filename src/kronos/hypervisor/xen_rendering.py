@@ -40,6 +40,9 @@ class XenRenderer(Renderer):
         if not self._hvm:
             # A paravirtual drive without a medium is no device at all.
             domain = replace(domain, disks=[disk for disk in domain.disks if disk.path is not None])
+        if domain.on_reboot == "destroy":
+            # No event of libxl's tells a reboot from a poweroff; a domain that is still there does.
+            domain = replace(domain, on_reboot="preserve")
         root = fromstring(super().domain(domain))  # noqa: S314 - what we have just written
         monitor = f"socket,id=kronos,path={self.places.of(domain.uuid) / 'monitor'},server=on,wait=off"
         commands = SubElement(root, f"{{{_COMMANDS}}}commandline")
