@@ -78,9 +78,11 @@ def physical_interfaces(sysfs: Path, resolv_conf: tuple[Path, ...] = RESOLV_CONF
 
 
 def is_physical(sysfs: Path, device: str) -> bool:
-    """Whether a network device is a NIC: hardware is behind it, and it is no virtual function of another."""
+    """Whether a network device is a NIC: hardware is behind it, which is no virtual function of another and no guest of
+    Xen."""
     hardware = sysfs / "class/net" / device / "device"
-    return hardware.exists() and not (hardware / "physfn").exists()
+    is_guests = (hardware / "subsystem").resolve().name == "xen-backend"
+    return hardware.exists() and not (hardware / "physfn").exists() and not is_guests
 
 
 def is_addressed(netlink: IPRoute, index: int) -> bool:

@@ -61,6 +61,13 @@ def test_behind_a_stub_on_this_host_are_the_servers_it_asks(tmp_path: Path) -> N
     assert interfaces.name_servers((stub, real)) == ("10.0.0.1",)
 
 
+def test_the_interface_of_a_guest_of_xens_is_no_nic(tmp_path: Path) -> None:
+    (tmp_path / "bus/xen-backend").mkdir(parents=True)
+    (tmp_path / "class/net/tap0/device").mkdir(parents=True)
+    (tmp_path / "class/net/tap0/device/subsystem").symlink_to(tmp_path / "bus/xen-backend")
+    assert not interfaces.is_physical(tmp_path, "tap0")
+
+
 def test_a_virtual_function_is_no_nic(tmp_path: Path) -> None:
     (tmp_path / "class/net/eth0/device").mkdir(parents=True)
     (tmp_path / "class/net/eth1/device/physfn").mkdir(parents=True)
