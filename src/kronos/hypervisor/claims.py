@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -95,8 +95,8 @@ class Claims:
                 if claim.image == wanted:
                     raise _in_use(into, f"VM {claim.uuid} as {claim.target}")
 
-    def tidy(self, uuid: str, target: str) -> None:
-        """Drop the links to images that are no longer beneath the top."""
+    def tidy(self, uuid: str, target: str, keep: Collection[str] = ()) -> None:
+        """Drop the links to images that are no longer beneath the top, but for those with the names `keep`."""
         place = self._of(uuid, target)
         with self._guard, suppress(FileNotFoundError):
             top = (place / TOP).readlink()
@@ -104,7 +104,7 @@ class Claims:
                 return
             wanted = {name for name, _ in beneath(top)}
             for entry in os.listdir(place):
-                if entry not in _OURS and entry not in wanted:
+                if entry not in _OURS and entry not in wanted and entry not in keep:
                     (place / entry).unlink(missing_ok=True)
 
     def release(self, uuid: str, target: str) -> None:

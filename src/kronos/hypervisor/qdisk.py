@@ -90,12 +90,12 @@ class QdiskDisks:
                 chain = graph.chain(target)
                 if not chain:
                     continue
-                file = chain[0].file
-                if file != self.claims.source(uuid, target) and file != self.claims.top(uuid, target):
+                file = self._real(uuid, target, chain[0].file)
+                if file != self.claims.top(uuid, target):
                     log.warning("VM %s: %s is %s, not %s", uuid, target, file, self.claims.top(uuid, target))
                     self.claims.flip(uuid, target, file, form=chain[0].driver)
                 _prune(monitor, target)
-                self.claims.tidy(uuid, target)
+                self._tidy(monitor, uuid, target)
 
     # Snapshots and merging
 
@@ -128,7 +128,7 @@ class QdiskDisks:
                 self.claims.flip(uuid, target, overlays[target])
             for target in overlays:
                 self._settled(monitor, uuid, target)
-                self.claims.tidy(uuid, target)
+                self._tidy(monitor, uuid, target)
 
     def commit(self, uuid: str, target: str, layer: Path, progress: Progress | None = None) -> None:
         """As Hypervisor.commit_disk."""
@@ -153,7 +153,7 @@ class QdiskDisks:
                     with self._renamed(uuid, target, base_file, base.driver, root):
                         job.complete(_carry(monitor, base.name, carried))
             _prune(monitor, target)
-        self.claims.tidy(uuid, target)
+            self._tidy(monitor, uuid, target)
 
     def mirror(
         self,
@@ -183,7 +183,7 @@ class QdiskDisks:
                     job.complete(_carry(monitor, new, carried))
             undo.pop_all()
             _prune(monitor, target)
-        self.claims.tidy(uuid, target)
+            self._tidy(monitor, uuid, target)
 
     # Properties
 
@@ -265,6 +265,12 @@ class QdiskDisks:
                     raise
                 _prune(monitor, target)
         return root
+
+    def _tidy(self, monitor: Monitor, uuid: str, target: str) -> None:
+        """QEMU may go by a link to what was beneath when it began, also when that has become the top."""
+        place = self.claims.source(uuid, target).parent
+        files = [node.file for node in blockgraph.read(monitor).nodes.values()]
+        self.claims.tidy(uuid, target, keep={file.name for file in files if file.parent == place})
 
     def _real(self, uuid: str, target: str, file: Path) -> Path:
         """Where a file is that QEMU opened by one of our links."""

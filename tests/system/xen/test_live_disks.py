@@ -354,7 +354,7 @@ def test_trap_7_a_disk_that_an_emulated_pc_has_twice_is_left_alone(guest: Guest)
         uuid=str(uuid4()),
         kind="hvm",
         boot=Firmware(),
-        platform=Platform(usb=False),
+        platform=Platform(usb=False, videoram=16),
         disks=[Disk(0, disk, format="qcow2")],
     )
     guest.hypervisor.start(machine)
