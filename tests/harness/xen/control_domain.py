@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -102,6 +104,12 @@ class ControlDomain:
         """Destroy the guests, and remove what the daemon made of the network."""
         for uuid in self.guests():
             subprocess.run([*VIRSH, "destroy", uuid], capture_output=True, timeout=60)
+        for place in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if (
+                    os.fsencode(self.directory) in place.read_bytes()
+                ):  # address services, and what a test left running
+                    os.kill(int(place.parent.name), signal.SIGKILL)
         for name, kind in self.links().items():
             if kind == "bridge" and name != "pair":
                 subprocess.run(["ip", "link", "del", name], capture_output=True, timeout=30)
