@@ -57,7 +57,8 @@ def secured() -> set[str]:
     if listing is None:
         return set()
     maps = [entry["map"] for entry in json.loads(listing)["nftables"] if "map" in entry]
-    return {key for entry in maps for key, _verdict in entry.get("elem", [])}
+    found = {key for entry in maps for key, _verdict in entry.get("elem", [])}
+    return found - {names.emulated(device) for device in found}
 
 
 def translate(bridge: str, subnet: Subnet) -> None:
@@ -115,7 +116,8 @@ def unsecure_script(devices: Iterable[str]) -> str:
             # nft has no "delete if there": what is added first can always be deleted.
             lines.append(f"add chain bridge {TABLE} {direction}-{device}")
             lines.append(_element("add", direction, device))
-            lines.append(f'delete element bridge {TABLE} {direction}_port {{ "{device}" }}')
+            listed = ", ".join(f'"{name}"' for name in _names(device))
+            lines.append(f"delete element bridge {TABLE} {direction}_port {{ {listed} }}")
             lines.append(f"flush chain bridge {TABLE} {direction}-{device}")
             lines.append(f"delete chain bridge {TABLE} {direction}-{device}")
     return "\n".join(lines) + "\n"
@@ -151,7 +153,14 @@ def _chain(name: str, rules: Iterable[str]) -> list[str]:
 
 
 def _element(verb: str, direction: str, device: str) -> str:
-    return f'{verb} element bridge {TABLE} {direction}_port {{ "{device}" : jump {direction}-{device} }}'
+    jumps = ", ".join(f'"{name}" : jump {direction}-{device}' for name in _names(device))
+    return f"{verb} element bridge {TABLE} {direction}_port {{ {jumps} }}"
+
+
+def _names(device: str) -> list[str]:
+    """What one port may be called: a guest of Xen's may have an emulated card besides, which is none of its own."""
+    other = names.emulated(device)
+    return [device] if other is None else [device, other]
 
 
 def _rate_rules(rate: int) -> list[str]:

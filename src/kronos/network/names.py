@@ -9,6 +9,8 @@ from kronos.datamodel.errors import Failure
 
 # The kernel takes 15 bytes of nearly anything. Names also become nft identifiers, configuration lines and
 # directories here, so only what is plain in all of them passes; a leading dash would read as an option.
+_LONGEST = 15
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 
 
@@ -30,14 +32,22 @@ def check_mtu(mtu: int) -> int:
 
 
 def port_name(vm_uuid: str, device: int) -> str:
-    """The tap of VIF number `device` (0 to 99) of a VM: stable, known before the VM starts, traceable by eye.
+    """The tap of VIF number `device` (0 to 99) of a VM: stable, and known before the VM starts.
 
-    Nine hexadecimal digits of the uuid tell the VMs of one host apart (a thousand of them collide with a
-    chance of 7 in a million), and the number fits the 15 bytes that a name may have.
+    Seven digits of base 32 tell the VMs of one host apart (a thousand collide with a chance of 15 in a million). Of
+    the 15 characters that a name may have that leaves the four that Xen adds where a guest has an emulated card too.
     """
     if not 0 <= device <= 99:
         raise Failure("INVALID_DEVICE", str(device))
-    return f"tap{uuid.UUID(vm_uuid).hex[:9]}.{device}"
+    number = uuid.UUID(vm_uuid).int >> 93
+    digits = "".join(_DIGITS[number >> shift & 31] for shift in range(30, -1, -5))
+    return f"t{digits}.{device}"
+
+
+def emulated(device: str) -> str | None:
+    """The name of the emulated card beside a paravirtual one on Xen, None where there is no room for it."""
+    name = f"{device}-emu"
+    return name if len(name) <= _LONGEST else None
 
 
 def _checked(field: str, untrusted_name: str) -> str:

@@ -32,8 +32,14 @@ def test_a_name_that_passes_is_safe_as_an_argument_a_file_and_a_word(untrusted: 
 
 
 def test_a_port_is_named_after_its_vm_and_number() -> None:
-    assert names.port_name(UUID, 0) == "tap0f5c1d2e3.0"
-    assert names.check_device(names.port_name(UUID, 99)) == "tap0f5c1d2e3.99"
+    first, last = names.port_name(UUID, 0), names.port_name(UUID, 99)
+    assert (first[:-2], first[-2:], last[:-3], last[-3:]) == (last[:-3], ".0", first[:-2], ".99")
+    assert names.check_device(names.emulated(last) or "") == f"{last}-emu"
+
+
+def test_ports_of_vms_whose_uuids_differ_early_differ() -> None:
+    other = UUID[:7] + ("0" if UUID[7] != "0" else "1") + UUID[8:]
+    assert names.port_name(UUID, 0) != names.port_name(other, 0)
 
 
 @pytest.mark.parametrize("device", [-1, 100])
