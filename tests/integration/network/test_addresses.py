@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from kronos.datamodel.errors import Failure
 from kronos.network.bridge import BridgeNetwork
 from kronos.network.subnet import Subnet, subnet_of_options
-from kronos.system.commands import CommandFailed
 
 pytestmark = pytest.mark.integration
 
@@ -180,7 +180,7 @@ def test_what_was_done_is_undone_when_the_service_cannot_start(host: Any, networ
     network.create_bridge("xenapi")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("0.0.0.0", 67))
-        with pytest.raises(CommandFailed, match="in use"):
+        with pytest.raises(Failure, match="in use"):
             network.serve_addresses("xenapi", subnet_of_options({**OPTIONS, "nat": "true"}))
     assert addresses(host) == []
     assert "kronos-xenapi" not in host.run("nft", "list", "tables")
