@@ -1,4 +1,4 @@
-"""What a start costs beside libvirt's own, and what the daemon takes: printed, not judged, as the machine is emulated."""
+"""What a start costs beside libvirt's own, and what the daemon takes: printed, not judged; the machine is emulated."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_daemons_memory_with_a_hundred_vms(
     resident, own = daemon.resident() >> 20, daemon.memory() >> 20
     with capfd.disabled():
         print(
-            f"\nxapi with 100 VMs, {len(running)} of them running: {resident} MB resident, {own} MB its own; limit 120 MB"
+            f"\nxapi with 100 VMs, {len(running)} running: {resident} MB resident, {own} MB its own; limit 120 MB"
         )
     for vm in running:
         client("VM.hard_shutdown", vm)
