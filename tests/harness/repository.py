@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from harness.guests import MIB
+from harness.xen import control_domain
 from kronos.boot.initramfs import Archive
 from kronos.boot.tiny_guest import TinyGuest
 
 INSTALLED = "this guest boots from its own disk"
 INSTALLING = "the installer begins"
+DISK, CONSOLE, ARGUMENTS = (
+    ("xvda", "hvc0", "console=hvc0 quiet")
+    if control_domain.here()
+    else ("vda", "ttyS0", "console=ttyS0,115200 quiet no_timer_check")
+)
+"""What a guest's first disk and its line are called here, and a kernel's arguments for them."""
 
 _BEGIN = """\
 #!/bin/sh
@@ -26,6 +33,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 modprobe virtio_pci
 modprobe virtio_blk
+modprobe xen_blkfront
 modprobe button
 """
 # Partitions the disk and fills it, as any installer does, less the questions.
@@ -33,10 +41,10 @@ _INSTALLER = (
     _BEGIN
     + """\
 echo "{installing}: $(cat /proc/cmdline)" > /dev/console
-until [ -b /dev/vda ]; do sleep 0.1; done
-printf 'n\\np\\n1\\n2048\\n\\nw\\n' | fdisk /dev/vda > /dev/null
-until [ -b /dev/vda1 ]; do sleep 0.1; done
-gunzip -c /system.gz > /dev/vda1
+until [ -b /dev/{disk} ]; do sleep 0.1; done
+printf 'n\\np\\n1\\n2048\\n\\nw\\n' | fdisk /dev/{disk} > /dev/null
+until [ -b /dev/{disk}1 ]; do sleep 0.1; done
+gunzip -c /system.gz > /dev/{disk}1
 sync
 reboot -f
 """
@@ -51,13 +59,13 @@ while :; do
 done
 """
 )
-_GRUB = """\
+_GRUB = f"""\
 set timeout=0
 set default=0
-menuentry "installed" {
-    linux /boot/vmlinuz root=/dev/vda1 console=ttyS0,115200 quiet no_timer_check
+menuentry "installed" {{
+    linux /boot/vmlinuz root=/dev/{DISK}1 {ARGUMENTS}
     initrd /boot/initrd.img
-}
+}}
 """
 
 
@@ -108,7 +116,7 @@ class _Handler(SimpleHTTPRequestHandler):
 def installer(tiny: TinyGuest, work: Path) -> bytes:
     """The RAM disk of an installer for the tiny guest's kernel: it puts a system on the first disk and reboots."""
     archive = Archive()
-    archive.file("init", _INSTALLER.format(installing=INSTALLING).encode(), executable=True)
+    archive.file("init", _INSTALLER.format(installing=INSTALLING, disk=DISK).encode(), executable=True)
     archive.file("system.gz", gzip.compress(_file_system(tiny, work).read_bytes(), 1))
     return tiny.ramdisk.read_bytes() + gzip.compress(archive.packed(), 1)
 

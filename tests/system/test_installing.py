@@ -17,7 +17,7 @@ from harness.client import Client
 from harness.console import open_by_connect, serial_of
 from harness.daemon import Daemon, wait_until
 from harness.guests import CACHE, MIB, Images
-from harness.repository import INSTALLED, INSTALLING, Repository, installer
+from harness.repository import ARGUMENTS, CONSOLE, DISK, INSTALLED, INSTALLING, Repository, installer
 from kronos.datamodel.errors import Failure
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -56,7 +56,7 @@ class Guest:
         wanted = {
             "PV_kernel": "",
             "PV_bootloader": "eliloader",
-            "PV_args": "console=ttyS0,115200 quiet no_timer_check",
+            "PV_args": ARGUMENTS,
             "other_config": other_config,
         }
         self.vm = client("VM.create", guests.vm_record(daemon.state, "new", **memory | wanted | fields))
@@ -100,11 +100,11 @@ def test_a_guest_installs_itself_reboots_and_boots_from_its_own_disk(
 ) -> None:
     guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url, "mine": "kept"})
     guest.start()
-    assert "console=ttyS0" in guest.says(INSTALLING)
+    assert f"console={CONSOLE}" in guest.says(INSTALLING)
     assert left_behind(daemon) == []
 
     line = guest.says(INSTALLED)
-    assert "root=/dev/vda1" in line, "the arguments of its own boot loader"
+    assert f"root=/dev/{DISK}1" in line, "the arguments of its own boot loader"
     wait_until(lambda: guest.record()["power_state"] == "Running", 10, "it is not shown to run")
     record = guest.record()
     assert record["PV_bootloader"] == "pygrub"
@@ -327,7 +327,7 @@ def test_debians_own_installer_comes_up(daemon: Daemon, client: Client, debian: 
         f"memory_{name}": 1024 * MIB for name in ("static_min", "static_max", "dynamic_min", "dynamic_max")
     }
     # No screen of its own, so that the first question is asked on the console.
-    arguments = "console=ttyS0,115200 no_timer_check DEBIAN_FRONTEND=text"
+    arguments = f"{ARGUMENTS} DEBIAN_FRONTEND=text"
     fields = {"PV_args": arguments, **memory}
     guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url}, **fields)
     guest.start()

@@ -17,7 +17,8 @@ from kronos.boot.guest_disk.unreadable import BootUnreadable, shown
 
 __all__ = ["BootUnreadable", "Loaded", "load"]
 
-SECONDS = 10.0
+SECONDS = 60.0
+"""For one disk. A fraction of one is usual; twenty on a host that is itself emulated, where programs start slowly."""
 LARGEST_KERNEL = 64 << 20
 LARGEST_RAMDISK = 512 << 20
 _MOST_ATTEMPTS = 64
