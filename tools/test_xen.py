@@ -30,7 +30,10 @@ def main() -> int:
         return 1
     say("Not tried here, for what the emulated machine lacks: docs/hypervisors.md, “Xen”.")
     try:
-        passed = run_all((SMOKE,), say, limit=SMOKE_LIMIT) if options.smoke else run_all((SMOKE, *FULL), say)
+        if options.smoke:
+            passed = run_all((SMOKE,), say, limit=SMOKE_LIMIT)
+        else:
+            passed = run_all((SMOKE, *FULL), say, reboot=True)
     except Broken as broken:
         say(str(broken))
         return 1

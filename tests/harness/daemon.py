@@ -53,8 +53,9 @@ class Daemon:
             "private_libvirt": not control_domain.here(),  # Xen has room for one libvirt
         } | settings
         self.process: subprocess.Popen[bytes] | None = None
-        self.state.mkdir(parents=True)
-        images.install(self.state)
+        if not self.state.exists():  # it has lived before, where the host was rebooted meanwhile
+            self.state.mkdir(parents=True)
+            images.install(self.state)
 
     # --- its life ----------------------------------------------------------------------------------------------
 

@@ -74,14 +74,26 @@ class Machine:
                 self._command(port), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self._pid_file.write_text(str(self._process.pid))
+        self._await_libvirt()
+        return self
+
+    def reboot(self) -> None:
+        """Have the control domain reboot, and wait for it. What was on its disk is there again. Raises Broken."""
+        self.run("nohup sh -c 'sleep 1; systemctl --force reboot' >/dev/null 2>&1 </dev/null &")
+        self._disconnect()
+        time.sleep(5)
+        self._await_libvirt()
+
+    def _await_libvirt(self) -> None:
         until = time.monotonic() + BOOT
         while True:
-            if self._process.poll() is not None:
+            if self._process is not None and self._process.poll() is not None:
                 raise self.broken(f"QEMU ended: {(self.directory / 'qemu.log').read_text(errors='replace')}")
             if self._connected():
                 with contextlib.suppress(Broken):
                     self.run("virsh -c xen:///system list >/dev/null", timeout=60)
-                    return self
+                    return
+                self._disconnect()
             if time.monotonic() > until:
                 raise self.broken(f"its libvirt does not answer after {BOOT:.0f} s")
             time.sleep(0.5)
@@ -107,7 +119,7 @@ class Machine:
             *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,thread=multi"),
             # Guests of the kinds PVH and HVM need paging in hardware, which this emulated CPU has.
             *("-cpu", "qemu64,+npt", "-smp", str(self.processors), "-m", str(self.memory)),
-            *("-nodefaults", "-display", "none", "-no-reboot"),
+            *("-nodefaults", "-display", "none"),
             *("-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console"),
             *("-kernel", str(self.image.xen), "-append", xen),
             *("-initrd", f"{linux},{self.image.ramdisk}"),
@@ -116,13 +128,13 @@ class Machine:
             *self.cable,
         ]
 
+    def _disconnect(self) -> None:
+        argv = ["ssh", "-q", "-O", "exit", "-o", f"ControlPath={self._control}", "x"]
+        subprocess.run(argv, capture_output=True, timeout=10)
+
     def close(self) -> None:
         """Power off, at once: the disk is a throw-away copy."""
-        subprocess.run(
-            ["ssh", "-q", "-O", "exit", "-o", f"ControlPath={self._control}", "x"],
-            capture_output=True,
-            timeout=10,
-        )
+        self._disconnect()
         with contextlib.suppress(OSError, ValueError):
             _end(int(self._pid_file.read_text()))
         if self._process is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.xen.image import image
-from harness.xen.machine import SOURCE, Machine
+from harness.xen.machine import SOURCE, Broken, Machine
 
 NEEDED = 4 << 30
 """Bytes of free memory that a machine with guests takes."""
@@ -84,8 +84,24 @@ def run(machine: Machine, suite: Suite, *, limit: float = LIMIT) -> bool:
     return done.returncode == 0
 
 
-def run_all(suites: tuple[Suite, ...], say: Callable[[str], None], *, limit: float = LIMIT) -> bool:
-    """Start a machine, run suites in it one after the other, and say how long each took; whether all passed."""
+def across_reboot(machine: Machine) -> bool:
+    """Suspend a guest, reboot its host, resume it; whether it went on where it was."""
+    program = f"cd {SOURCE} && PYTHONPATH=tests kronos-python tests/system/xen/across_reboot.py"
+    try:
+        machine.run(f"{program} before", timeout=600)
+        machine.reboot()
+        print(machine.run(f"{program} after", timeout=600), file=sys.stderr)
+    except Broken as broken:
+        print(broken, file=sys.stderr)
+        return False
+    return True
+
+
+def run_all(
+    suites: tuple[Suite, ...], say: Callable[[str], None], *, limit: float = LIMIT, reboot: bool = False
+) -> bool:
+    """Start a machine, run suites in it one after the other, and say how long each took; whether all passed. `reboot`:
+    what only a reboot of the host shows, at the end."""
     began = time.monotonic()
     machine = Machine(image(progress=say))
     times, passed = [], True
@@ -100,6 +116,17 @@ def run_all(suites: tuple[Suite, ...], say: Callable[[str], None], *, limit: flo
             times.append((suite.name, time.monotonic() - start, "passed" if fine else "FAILED"))
             passed = passed and fine
         machine.keep_guests()
+        if reboot:
+            start = time.monotonic()
+            fine = across_reboot(machine)
+            times.append(
+                (
+                    "a suspended guest across a reboot",
+                    time.monotonic() - start,
+                    "passed" if fine else "FAILED",
+                )
+            )
+            passed = passed and fine
     finally:
         machine.close()
     for name, seconds, verdict in times:
