@@ -185,6 +185,23 @@ def test_a_guest_that_still_booted_when_it_was_asked_is_asked_again(host, monkey
     assert metrics.start_time != "19700101T00:00:00Z" or vm.power_state == "Halted"
 
 
+def test_a_guest_that_has_rebooted_is_not_asked_again_before_its_record_says_so(host, monkeypatch):
+    monkeypatch.setattr(lifecycle, "ASK_AGAIN", 0.02)
+    vm = halted_vm(host, disk=False)
+    host("VM.start", vm.ref, False, False)
+    asked, looked, statuses = [], [], host.hypervisor.statuses
+    monkeypatch.setattr(host.hypervisor, "reboot", asked.append)
+    monkeypatch.setattr(host.hypervisor, "statuses", lambda: looked.append(1) or statuses())
+    host("Async.VM.clean_reboot", vm.ref)
+    assert until(lambda: len(asked) > 1)
+    host.hypervisor.guests[vm.uuid].domid += 1
+    for _ in range(2):
+        before, seen = len(asked), len(looked)
+        assert until(lambda seen=seen: len(looked) > seen + 2)
+    assert len(asked) == before
+    host("VM.hard_shutdown", vm.ref)
+
+
 def test_a_hard_shutdown_ends_a_clean_one_that_waits_for_a_deaf_guest(host):
     vm = halted_vm(host)
     host("VM.start", vm.ref, False, False)

@@ -386,15 +386,19 @@ def ask_until(
             if clock >= deadline:
                 raise Failure("VM_SHUTDOWN_TIMEOUT", vm.ref, str(int(patience)))
             if clock >= asked + ASK_AGAIN:
-                _ask_again(vm, ask)
+                _ask_again(call, vm, ask)
                 asked = time.monotonic()
             with only_waiting():
                 woken.wait(max(0.0, min(asked + ASK_AGAIN, deadline) - time.monotonic()))
             woken.clear()
 
 
-def _ask_again(vm: VM, ask: Callable[[str], None]) -> None:
+def _ask_again(call: Call, vm: VM, ask: Callable[[str], None]) -> None:
     try:
+        if any(
+            each.uuid == vm.uuid and each.domid != vm.domid for each in call.machine.hypervisor.statuses()
+        ):
+            return  # it has rebooted, which its record is about to say; asked again it would do so again
         ask(vm.uuid)
     except Failure as failure:
         # It may just have ended, which its record is about to say.
