@@ -164,4 +164,5 @@ class XenRenderer(Renderer):
             add(devices, "input", type="tablet", bus="usb")
         video = SubElement(devices, "video")
         kind = "cirrus" if platform.vga == "cirrus" else "vga"
-        add(video, "model", type=kind, vram=max(8, platform.videoram) * 1024)
+        # Less than this libxl refuses, for the video memory of its QEMU.
+        add(video, "model", type=kind, vram=max(8 if kind == "cirrus" else 16, platform.videoram) * 1024)

@@ -14,6 +14,8 @@ from harness.console import open_by_connect, screen_of, serial_of
 from harness.daemon import Daemon, wait_until
 from harness.guests import MIB, add_disk, new_disk
 from harness.xen.guest import BOOT, Guest, xl
+from kronos.storage.directory.catalogue import Catalogue
+from kronos.storage.directory.files import Files
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 HERE = Path(__file__).parent
@@ -52,7 +54,7 @@ def test_its_memory_is_taken_from_the_hosts_and_given_back(guest: Guest) -> None
 def test_the_control_domain_is_a_vm_with_live_values(client: Client) -> None:
     (host,) = client("host.get_all")
     record = client("VM.get_record", client("host.get_control_domain", host))
-    assert (record["domid"], record["power_state"], record["is_control_domain"]) == ("0", "Running", True)
+    assert (record["domid"], record["power_state"], record["is_control_domain"]) == (0, "Running", True)
     (line,) = (line for line in xl("list").splitlines() if line.startswith("Domain-0"))
     assert abs(int(record["memory_target"]) // MIB - int(line.split()[2])) <= 16
     assert int(record["VCPUs_max"]) == int(line.split()[3])
@@ -81,8 +83,8 @@ def test_a_guest_that_crashes_is_dealt_with_as_its_record_says(
         guest.becomes(state, 60)
 
 
-def test_a_guest_shows_a_screen(guest: Guest) -> None:
-    guest.start()
+def test_a_guest_shows_a_screen(daemon: Daemon, client: Client) -> None:
+    guest = Guest(daemon, client, platform={"usb": "false"}).start()
     query = f"ref={screen_of(guest.daemon, guest.vm)}&session_id={guest.client.session}"
     with open_by_connect(guest.daemon, query) as console:
         assert console.recv(100) == b"RFB 003.008\n"
@@ -127,8 +129,7 @@ def test_an_hvm_guest_boots_from_its_disk_and_is_suspended(
 
 def _path(daemon: Daemon, client: Client, disk: str) -> Path:
     uuid = client("VDI.get_uuid", disk)
-    (found,) = daemon.storage.rglob(f"{uuid}.*qcow2*")
-    return found
+    return daemon.storage / Catalogue(Files(daemon.storage)).contents().sidecars[uuid].head
 
 
 def _fill(daemon: Daemon, client: Client, disk: str, place: Path) -> None:
