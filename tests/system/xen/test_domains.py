@@ -140,6 +140,8 @@ def _fill(daemon: Daemon, client: Client, disk: str, place: Path) -> None:
         "elf_i386",
         "-Ttext",
         "0x7c00",
+        "-e",
+        "0x7c00",
         "--oformat",
         "binary",
         place / "o",
