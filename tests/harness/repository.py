@@ -8,17 +8,28 @@ import hashlib
 import shutil
 import subprocess
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from harness.guests import MIB
+from harness import guests
+from harness.client import Client
+from harness.console import open_by_connect, serial_of
+from harness.daemon import Daemon, wait_until
+from harness.guests import MIB, Images
 from harness.xen import control_domain
 from kronos.boot.initramfs import Archive
 from kronos.boot.tiny_guest import TinyGuest
 
 INSTALLED = "this guest boots from its own disk"
 INSTALLING = "the installer begins"
+PATIENCE = 120.0
+"""Seconds for a boot and an installation on a machine that does other things too."""
+DEBIAN = "dists/bookworm/main/installer-amd64/current/images"
+DEBIANLIKE = {"install-distro": "debianlike", "debian-release": "bookworm", "install-arch": "amd64"}
 DISK, CONSOLE, ARGUMENTS = (
     ("xvda", "hvc0", "console=hvc0 quiet")
     if control_domain.here()
@@ -111,6 +122,68 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         """Nothing: `asked` says it."""
+
+
+@contextmanager
+def our_repository(daemon: Daemon, images: Images, work: Path) -> Iterator[Repository]:
+    """Our installer, laid out as Debian's archive has its own, and as a tree of the EL family."""
+    made = Repository(work / "files", daemon.host.gateway)
+    ramdisk = installer(images.tiny, work)
+    made.put(f"{DEBIAN}/netboot/debian-installer/amd64/linux", images.tiny.kernel)
+    made.put(f"{DEBIAN}/netboot/debian-installer/amd64/initrd.gz", ramdisk)
+    made.sums(DEBIAN)
+    made.put("el/images/pxeboot/vmlinuz", images.tiny.kernel)
+    made.put("el/images/pxeboot/initrd.img", ramdisk)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Guest:
+    """A VM with an empty disk that eliloader is to install."""
+
+    def __init__(self, daemon: Daemon, client: Client, other_config: dict[str, str], **fields: Any) -> None:
+        self.daemon = daemon
+        self.client = client
+        memory = {
+            f"memory_{name}": 256 * MIB for name in ("static_min", "static_max", "dynamic_min", "dynamic_max")
+        }
+        wanted = {
+            "PV_kernel": "",
+            "PV_bootloader": "eliloader",
+            "PV_args": ARGUMENTS,
+            "other_config": other_config,
+        }
+        self.vm = client("VM.create", guests.vm_record(daemon.state, "new", **memory | wanted | fields))
+        self.uuid = client("VM.get_uuid", self.vm)
+        self.disk = guests.new_disk(client, "root", 128 * MIB)
+        guests.add_disk(client, self.vm, self.disk, "0", bootable=True)
+
+    def start(self) -> None:
+        self.client("VM.start", self.vm, False, False)
+
+    def says(self, text: str, patience: float = PATIENCE) -> str:
+        """Wait for a line on the console that has `text` in it; the line."""
+
+        def line() -> str:
+            return next((each for each in self.console().splitlines() if text in each), "")
+
+        return str(wait_until(line, patience, lambda: f"no {text!r} in {self.console()[-2000:]}"))
+
+    def console(self) -> str:
+        log = self.daemon.directory / "run" / self.uuid / "serial.log"
+        return log.read_text(errors="replace") if log.exists() else ""
+
+    def type(self, word: str) -> None:
+        """A line on the guest's console."""
+        console = serial_of(self.daemon, self.vm)
+        with open_by_connect(self.daemon, f"ref={console}&session_id={self.client.session}") as connection:
+            connection.sendall(f"{word}\n".encode())
+            time.sleep(0.5)  # a console that closes takes along what the guest has not read
+
+    def record(self) -> dict[str, Any]:
+        return dict(self.client("VM.get_record", self.vm))
 
 
 def installer(tiny: TinyGuest, work: Path) -> bytes:
