@@ -69,6 +69,8 @@ def _write_ended(db: Database, machine: Machine, here: Sequence[VM], running: Ma
         if image is not None and _holds_memory(db, machine, image):
             log.info("VM %s was suspended by a call that a crash cut short", row.uuid)
             state.suspended(db, machine, row, image)
+        elif row.uuid in machine.hypervisor.ended():
+            log.info("VM %s ended while this daemon was away, and is kept to tell why", row.uuid)
         else:
             log.info("VM %s ended while this daemon was away", row.uuid)
             state.halted(db, machine, row)

@@ -307,6 +307,10 @@ class Hypervisor(ABC):
         """Is this VM running or paused here now?"""
         return any(status.uuid == uuid for status in self.statuses())
 
+    def ended(self) -> set[str]:
+        """VMs that ended while nobody watched, whose HALTED is told to the first who does: it knows the reason."""
+        return set()
+
     @abstractmethod
     def plug_disk(self, uuid: str, disk: Disk) -> None:
         """Add a disk to a live VM. Raises DEVICE_ALREADY_ATTACHED."""

@@ -54,6 +54,7 @@ class Xen(XenDisks):
 
     def __init__(self, uri: str, run_directory: Path) -> None:
         self._terminals = Terminals()
+        self._unseen: set[str] = set()
         self._words = Words(lambda uuid: self._announcer.announce(Event(uuid, EventKind.AGENT_CONNECTED)))
         super().__init__(uri, run_directory)
 
@@ -166,9 +167,14 @@ class Xen(XenDisks):
         # Guests that ended while nobody watched, and wait for somebody to see why.
         for domain in self._connection.handle().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
             with suppress(libvirt.libvirtError):
-                if domain.state()[0] == libvirt.VIR_DOMAIN_SHUTOFF:
-                    self._announcer.announce(Event(domain.UUIDString(), EventKind.HALTED, Reason.SHUTDOWN))
+                uuid = domain.UUIDString()
+                if domain.state()[0] == libvirt.VIR_DOMAIN_SHUTOFF and uuid not in self._unseen:
+                    self._unseen.add(uuid)
+                    self._announcer.announce(Event(uuid, EventKind.HALTED, Reason.SHUTDOWN))
         return stop
+
+    def ended(self) -> set[str]:
+        return set(self._unseen)
 
     def runs(self, uuid: str) -> bool:
         return super().runs(uuid) and self._state_now(uuid) is not State.HALTED

@@ -367,6 +367,16 @@ def test_a_restarted_daemon_finds_running_guests_and_those_that_ended(host):
     again.close()
 
 
+def test_a_vm_whose_end_is_about_to_be_told_is_left_to_who_knows_the_reason(host, monkeypatch):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    host.follow.close()
+    host.hypervisor.power_off(vm.uuid)
+    monkeypatch.setattr(host.hypervisor, "ended", lambda: {vm.uuid})
+    reconcile(host.db, host.machine)
+    assert vm.power_state == "Running"
+
+
 def test_a_guest_whose_start_was_cut_short_is_taken_in(host):
     vm = halted_vm(host)
     host.run(vm)
