@@ -148,8 +148,8 @@ class XenDisks(LibvirtHypervisor):
             self._qdisks.snapshot(uuid, {targets[number]: path for number, path in overlays.items()}, named)
 
     def commit_disk(self, uuid: str, device: int, layer: Path, progress: Progress | None = None) -> None:
-        with self._turns.of(uuid):
-            self._qdisks.commit(uuid, self._of(uuid, device), layer, progress)
+        # Without the VM's turn, as it may take long; the disk has one of its own.
+        self._qdisks.commit(uuid, self._of(uuid, device), layer, progress)
 
     def mirror_disk(
         self,
@@ -161,9 +161,8 @@ class XenDisks(LibvirtHypervisor):
         shallow: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        with self._turns.of(uuid):
-            target = self._of(uuid, device)
-            self._qdisks.mirror(uuid, target, to, form=format, shallow=shallow, progress=progress)
+        target = self._of(uuid, device)
+        self._qdisks.mirror(uuid, target, to, form=format, shallow=shallow, progress=progress)
 
     def resize_disk(self, uuid: str, device: int, size: int) -> None:
         with self._turns.of(uuid):
@@ -176,7 +175,7 @@ class XenDisks(LibvirtHypervisor):
             self._limits[uuid, target] = limits
 
     def disk_statistics(self, uuid: str) -> dict[int, DiskStatistics]:
-        with self._turns.of(uuid), refusing(uuid):
+        with refusing(uuid):
             domain = self._lookup(uuid)
             targets = image.targets(domain.XMLDesc())
             known = self._qdisks.statistics(uuid) if self._claims.targets(uuid) else {}
