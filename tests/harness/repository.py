@@ -26,8 +26,8 @@ from kronos.boot.tiny_guest import TinyGuest
 
 INSTALLED = "this guest boots from its own disk"
 INSTALLING = "the installer begins"
-PATIENCE = 120.0
-"""Seconds for a boot and an installation on a machine that does other things too."""
+PATIENCE, LIMIT = (120.0, 300) if not control_domain.here() else (240.0, 900)
+"""Seconds for a boot and an installation on a machine that does other things too, and for a whole test."""
 DEBIAN = "dists/bookworm/main/installer-amd64/current/images"
 DEBIANLIKE = {"install-distro": "debianlike", "debian-release": "bookworm", "install-arch": "amd64"}
 DISK, CONSOLE, ARGUMENTS = (

@@ -23,6 +23,7 @@ from harness.repository import (
     DISK,
     INSTALLED,
     INSTALLING,
+    LIMIT,
     PATIENCE,
     Guest,
     Repository,
@@ -30,7 +31,7 @@ from harness.repository import (
 )
 from kronos.datamodel.errors import Failure
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(LIMIT)]
 
 
 @pytest.fixture(scope="module")
