@@ -12,6 +12,7 @@ import logging
 import os
 import selectors
 import socket
+import termios
 import threading
 import tty
 from collections.abc import Callable
@@ -65,7 +66,7 @@ class Terminals:
         """
         descriptor = os.open(terminal, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            tty.setraw(descriptor)
+            tty.setraw(descriptor, termios.TCSANOW)  # the default throws away what was printed before
         except BaseException:
             os.close(descriptor)
             raise
