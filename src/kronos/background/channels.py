@@ -14,6 +14,7 @@ import queue
 import selectors
 import socket
 import stat
+import termios
 import threading
 import time
 import tty
@@ -424,7 +425,7 @@ def _opened(path: Path) -> int:
             return end.detach()
     descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        tty.setraw(descriptor)
+        tty.setraw(descriptor, termios.TCSANOW)
     except BaseException:
         os.close(descriptor)
         raise
