@@ -12,6 +12,7 @@ import pytest
 from harness.client import Client
 from harness.daemon import Daemon, wait_until
 from harness.guests import vm_record
+from harness.xen import control_domain
 from kronos.datamodel.errors import Failure
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
@@ -51,11 +52,9 @@ def vbd(vm: str, disk: str) -> dict[str, object]:
 
 def chain(daemon: Daemon, client: Client, vm: str) -> list[dict[str, object]]:
     """The images that QEMU has open for the VM's disk, from the top down."""
-    (path,) = (
-        line.split()[-1]
-        for line in daemon.virsh("domblklist", client("VM.get_uuid", vm)).splitlines()
-        if str(daemon.storage) in line
-    )
+    listed = daemon.virsh("domblklist", client("VM.get_uuid", vm)).splitlines()
+    files = (Path(line.split()[-1]).resolve() for line in listed if line.strip())  # Xen knows them by links
+    (path,) = (file for file in files if file.is_relative_to(daemon.storage))
     told = subprocess.run(
         ["qemu-img", "info", "-U", "--backing-chain", "--output=json", path],
         capture_output=True,
@@ -99,8 +98,9 @@ def test_a_running_guest_sees_its_disk_grow(daemon, client, running):
     client("VDI.resize_online", disk, 2 * GIB)
     assert int(client("VDI.get_virtual_size", disk)) == 2 * GIB
     assert chain(daemon, client, vm)[0]["virtual-size"] == 2 * GIB
-    told = daemon.virsh("domblkinfo", client("VM.get_uuid", vm), "--all").splitlines()[-1]
-    assert str(2 * GIB) in told
+    if not control_domain.here():  # libvirt cannot ask Xen's QEMU
+        told = daemon.virsh("domblkinfo", client("VM.get_uuid", vm), "--all").splitlines()[-1]
+        assert str(2 * GIB) in told
 
 
 def test_a_disk_in_use_is_neither_destroyed_nor_taken_away(client, running):
