@@ -49,9 +49,15 @@ _EVERYWHERE = (
 )
 """These prove KVM's guests too, and run here as they are."""
 
+_GUESTS_OF_LOADERS = ("tests/system/test_installing.py", "tests/system/test_guest_channel.py")
+
 FULL = (
     Suite("pv", _EVERYWHERE),
     Suite("pvh", _EVERYWHERE),
+    Suite("pv", ("tests/integration/boot/test_guest_disk.py",), "ext4-none or backing_file"),
+    Suite("pv", _GUESTS_OF_LOADERS[:1], "its_own_disk or stays_off or suspended or killed_in"),
+    Suite("pv", (_GUESTS_OF_LOADERS[1], "tests/system/test_system_vm.py")),
+    Suite("pvh", _GUESTS_OF_LOADERS, "boots_from_its_own_disk or at_its_boot"),
     Suite("pv", ("tests/system/xen",)),
 )
 
