@@ -91,6 +91,10 @@ class Xen(XenDisks):
                     handle.resume()
         except (libvirt.libvirtError, OSError) as error:
             log.warning("VM %s has begun, but %s", domain.uuid, error)  # it may have ended already
+        except Failure:
+            with suppress(Failure):
+                self.destroy(domain.uuid)
+            raise
         return domid
 
     def _prepare(self, domain: Domain) -> Domain:
@@ -210,17 +214,26 @@ class Xen(XenDisks):
             with self._guard:
                 self._know(event.uuid, state)
             self._line_of(event.uuid)
-            with suppress(Failure, OSError):
-                self._limit_again(event.uuid)
+            if self._is_limited(event.uuid):
+                threading.Thread(target=self._limit_after_reboot, args=(event.uuid,), daemon=True).start()
             return Event(event.uuid, EventKind.REBOOTED, value=self._domid(event.uuid))
         reason = event.reason
         if state is State.HALTED:
             reason = self._let_go(event.uuid)
-        self._terminals.detach(event.uuid)
-        self._words.forget(event.uuid)
-        if self._state_now(event.uuid) is None:
-            self._release(event.uuid)
+        with self._turns.of(event.uuid):  # it may be on its way here again, with claims of its own
+            if self._state_now(event.uuid) is None:
+                self._terminals.detach(event.uuid)
+                self._words.forget(event.uuid)
+                self._release(event.uuid)
         return replace(event, reason=reason)
+
+    def _limit_after_reboot(self, uuid: str) -> None:
+        # In a thread of its own: the disks appear when the guest's kernel looks for them.
+        try:
+            with self._turns.of(uuid):
+                self._limit_again(uuid)
+        except (Failure, OSError) as error:
+            log.warning("The disks of VM %s are without limits since its reboot: %s", uuid, error)
 
     def _state_now(self, uuid: str) -> State | None:
         """None where there is no such domain; HALTED for one that has ended and is kept until it is looked at."""

@@ -67,8 +67,11 @@ class XenDisks(LibvirtHypervisor):
                 self._limits[domain.uuid, renderer.target(disk)] = disk.limits
         self._limit_again(domain.uuid)
 
+    def _is_limited(self, uuid: str) -> bool:
+        return any(owner == uuid for owner, _ in tuple(self._limits))
+
     def _limit_again(self, uuid: str) -> None:
-        for (owner, target), limits in list(self._limits.items()):
+        for (owner, target), limits in tuple(self._limits.items()):
             if owner == uuid:
                 self._qdisks.await_plugged(uuid, target)
                 self._qdisks.limit(uuid, target, limits)
