@@ -56,7 +56,7 @@ FULL = (
     Suite("pvh", _EVERYWHERE),
     Suite("pv", ("tests/integration/boot/test_guest_disk.py",), "ext4-none or backing_file"),
     Suite("pv", _GUESTS_OF_LOADERS[:1], "its_own_disk or stays_off or suspended or killed_in"),
-    Suite("pv", (_GUESTS_OF_LOADERS[1], "tests/system/test_system_vm.py")),
+    Suite("pv", (_GUESTS_OF_LOADERS[1], "tests/system/test_system_vm.py"), "not hostile"),
     Suite("pvh", _GUESTS_OF_LOADERS, "boots_from_its_own_disk or at_its_boot"),
     Suite("pv", ("tests/system/xen",)),
 )
