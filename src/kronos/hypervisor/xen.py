@@ -172,7 +172,8 @@ class Xen(XenDisks):
         for domain in self._connection.handle().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
             with suppress(libvirt.libvirtError):
                 uuid = domain.UUIDString()
-                if domain.state()[0] == libvirt.VIR_DOMAIN_SHUTOFF and uuid not in self._unseen:
+                kept = domain.state()[0] == libvirt.VIR_DOMAIN_SHUTOFF
+                if kept and self._is_ours(uuid) and uuid not in self._unseen:
                     self._unseen.add(uuid)
                     self._announcer.announce(Event(uuid, EventKind.HALTED, Reason.SHUTDOWN))
         return stop
@@ -203,8 +204,14 @@ class Xen(XenDisks):
             if not again:
                 self._reconcile_disks(domain.UUIDString())
 
+    def _is_ours(self, uuid: str) -> bool:
+        """Others may keep guests that ended, to look into them."""
+        return self.places.of(uuid).exists()
+
     def _told(self, event: Event) -> Event | None:
         """What an event of libxl's means: a guest that reboots is announced as started, and then as halted."""
+        if not self._is_ours(event.uuid):
+            return event
         if event.kind is EventKind.STARTED:
             self._line_of(event.uuid)
         if event.kind not in (EventKind.HALTED, EventKind.SUSPENDED):
