@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from harness import guest_disks
-from kronos.boot.guest_disk import jail, loader
+from kronos.boot.guest_disk import jail, loader, pace
 from kronos.boot.guest_disk.jail import Jail
 from kronos.boot.guest_disk.loader import BootUnreadable, load
 
@@ -162,7 +162,7 @@ def test_a_directory_with_more_names_than_anyone_has(disk: Callable[..., Path], 
 def test_an_extent_tree_that_leads_back_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: Callable[..., Path]
 ) -> None:
-    monkeypatch.setattr(loader, "SECONDS", 2.0)
+    monkeypatch.setattr(pace, "of_this_host", lambda: 2.0)
     scattered = tmp_path / "content/boot/vmlinuz-1"
     scattered.parent.mkdir(parents=True)
     with scattered.open("wb") as file:
@@ -291,7 +291,7 @@ def test_partitions_without_end(tmp_path: Path) -> None:
 def test_a_reader_that_hangs_is_ended_with_everything_in_its_jail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "SECONDS", 1.0)
+    monkeypatch.setattr(pace, "of_this_host", lambda: 1.0)
     monkeypatch.setattr(jail, "_READERS", ("python3",))  # which takes the image for its program
     (tmp_path / "disk").write_text("while True: pass\n")
     assert _refusal(tmp_path / "disk", tmp_path) == "the disk could not be read within 1 s"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kronos.boot.guest_disk import options
+from kronos.boot.guest_disk import options, pace
 from kronos.boot.guest_disk.disk import Device, Disk, JailedDisk, NotThere
 from kronos.boot.guest_disk.jail import Jail
 from kronos.boot.guest_disk.menu import Entry, Menu, joined
@@ -17,8 +17,6 @@ from kronos.boot.guest_disk.unreadable import BootUnreadable, shown
 
 __all__ = ["BootUnreadable", "Loaded", "load"]
 
-SECONDS = 60.0
-"""For one disk. A fraction of one is usual; twenty on a host that is itself emulated, where programs start slowly."""
 LARGEST_KERNEL = 64 << 20
 LARGEST_RAMDISK = 512 << 20
 _MOST_ATTEMPTS = 64
@@ -40,10 +38,11 @@ def load(image: Path, form: str, destination: Path, *, arguments: str = "") -> L
 
     `image` is a file or block device, `form` one of raw, qcow2, vpc (a VHD that depends on no other). `arguments` is
     VM.PV_bootloader_args in the form of pygrub's options; its paths are the guest's. The files are `kernel` and
-    `ramdisk`, with mode 0600. Raises BootUnreadable, at the latest after 10 s, and leaves nothing behind then.
+    `ramdisk`, with mode 0600. Raises BootUnreadable, at the latest after the seconds that `pace` allows (10), and
+    leaves nothing behind then.
     """
     wanted = options.parse(arguments)
-    with Jail(image, form, SECONDS) as jail:
+    with Jail(image, form, pace.of_this_host()) as jail:
         loaded = _load(JailedDisk(jail), wanted, destination)
     _log.debug("loaded from %s: %s", image, loaded.arguments)
     return loaded
