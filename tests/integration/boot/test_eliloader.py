@@ -7,8 +7,10 @@ import gzip
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -167,16 +169,23 @@ def nfs_server(host: Host, tree: Path, work: Path, versions: str) -> Iterator[No
 @pytest.mark.parametrize("versions", ["3", "4"])
 def test_a_tree_on_an_nfs_server(tree: Path, tmp_path: Path, versions: str) -> None:
     host = Host()
+    # Not below /tmp, which may lie in memory: the server cannot give that away.
+    served = Path(tempfile.mkdtemp(prefix="krs-nfs-", dir="/var/tmp"))
     try:
-        with nfs_server(host, tree, tmp_path / "server", versions):
+        served.chmod(0o755)
+        shutil.copytree(tree, served / "tree")
+        with nfs_server(host, served / "tree", tmp_path / "server", versions):
             log = tmp_path / "server" / "log"
             wait_until(lambda: log.exists() and "NFS SERVER INITIALIZED" in log.read_text(), 60, "no server")
             (tmp_path / "out").mkdir()
-            host.run(sys.executable, "-c", _LOAD, f"nfs:127.0.0.1:{tree}", str(tmp_path / "out"), timeout=90)
+            host.run(
+                sys.executable, "-c", _LOAD, f"nfs:127.0.0.1:{served}/tree", str(tmp_path / "out"), timeout=90
+            )
             assert (tmp_path / "out" / "kernel").read_bytes() == KERNEL
             assert (tmp_path / "out" / "ramdisk").read_bytes() == RAMDISK
     finally:
         host.close()
+        shutil.rmtree(served)
 
 
 def test_a_tree_on_a_cd(tree: Path, tmp_path: Path) -> None:
