@@ -54,12 +54,13 @@ class Limits:
 class Disk:
     """One VBD: `device` is its userdevice number; `path` is None for an empty CD drive.
 
-    `bus` is None for what the hypervisor does best, or names the one that a guest without drivers needs.
+    `bus` is None for what the hypervisor does best, or names the one that a guest without drivers needs. A VHD must be
+    whole by itself.
     """
 
     device: int
     path: Path | None
-    format: Literal["raw", "qcow2"] = "raw"
+    format: Literal["raw", "qcow2", "vhd"] = "raw"
     read_only: bool = False
     cdrom: bool = False
     bootable: bool = False

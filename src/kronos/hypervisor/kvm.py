@@ -76,7 +76,9 @@ class KVMRenderer(Renderer):
             attributes["io"] = "native"
         if not (disk.read_only or disk.cdrom):
             attributes["discard"] = "unmap"
-        add(element, "driver", name="qemu", type=disk.format, **attributes)
+        # QEMU calls the format by the product that had it first.
+        form = "vpc" if disk.format == "vhd" else disk.format
+        add(element, "driver", name="qemu", type=form, **attributes)
 
     def features(self, root: Element, domain: Domain) -> None:
         platform = domain.platform

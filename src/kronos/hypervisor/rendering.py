@@ -11,6 +11,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, register_namespace, tostring
 
 from kronos.datamodel.errors import Failure
+from kronos.hypervisor import vhd
 from kronos.hypervisor.base import DeviceId, DirectKernel, Disk, Domain, Firmware, Interface
 from kronos.hypervisor.happenings import alias
 
@@ -197,6 +198,8 @@ class Renderer(ABC):
         block = disk.path is not None and _is_block(disk.path)
         element = Element("disk", type="block" if block else "file", device="cdrom" if disk.cdrom else "disk")
         if disk.path is not None:
+            if disk.format == "vhd":
+                vhd.check(disk.path)
             self.disk_driver(element, disk, block)
             add(element, "source", **{"dev" if block else "file": disk.path})
         add(element, "target", dev=self.target(disk), bus=self.bus(disk))

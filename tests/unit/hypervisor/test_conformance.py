@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -270,6 +271,20 @@ def test_a_disk_is_plugged_and_unplugged(world: Any, tmp_path: Path) -> None:
     assert world.hypervisor.devices(domain.uuid) == set()
     assert world.wait_for(domain.uuid, EventKind.DEVICE_REMOVED).device == DeviceId("disk", 3)
     refused("DEVICE_ALREADY_DETACHED", world.hypervisor.unplug_disk, domain.uuid, 3)
+
+
+def test_a_vhd_is_plugged_and_unplugged(world: Any, tmp_path: Path) -> None:
+    if not world.hotplug:
+        pytest.skip("this driver has no hot plug")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "vpc", tmp_path / "disk", "8M"], check=True, timeout=60)
+    domain = world.started()
+    world.ready(domain.uuid)
+
+    world.hypervisor.plug_disk(domain.uuid, Disk(3, tmp_path / "disk", format="vhd"))
+    assert world.hypervisor.devices(domain.uuid) == {DeviceId("disk", 3)}
+    world.hypervisor.unplug_disk(domain.uuid, 3)
+
+    assert world.hypervisor.devices(domain.uuid) == set()
 
 
 def test_a_cd_is_changed_and_ejected(world: Any, tmp_path: Path) -> None:
