@@ -14,7 +14,7 @@ import libvirt
 
 from harness.client import Client
 from harness.daemon import Daemon
-from kronos.network.names import port_name
+from kronos.network.names import emulated, port_name
 from kronos.rules.devices import disk_number
 from kronos.storage.directory.catalogue import Catalogue
 from kronos.storage.directory.files import Files
@@ -222,4 +222,6 @@ def ports_with_rules(daemon: Daemon) -> set[str]:
     if done.returncode != 0:
         return set()
     maps = [entry["map"] for entry in json.loads(done.stdout)["nftables"] if "map" in entry]
-    return {key for entry in maps for key, _ in entry.get("elem", [])}
+    found = {key for entry in maps for key, _ in entry.get("elem", [])}
+    # What the emulated card of a port would be called has the port's rules; it is none of its own.
+    return found - {emulated(device) for device in found}
