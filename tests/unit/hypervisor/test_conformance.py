@@ -294,6 +294,7 @@ def test_a_cd_is_changed_and_ejected(world: Any, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(bytes(1 << 20))
     drive = Disk(3, tmp_path / "first", cdrom=True, read_only=True)
     domain = world.started(disks=(drive,))
+    world.ready(domain.uuid)
 
     world.hypervisor.change_media(domain.uuid, replace(drive, path=tmp_path / "second"))
     world.hypervisor.change_media(domain.uuid, replace(drive, path=None))
