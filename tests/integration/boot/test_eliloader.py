@@ -167,8 +167,8 @@ def nfs_server(host: Host, tree: Path, work: Path, versions: str) -> Iterator[No
 
 
 def exportable(place: Path) -> bool:
-    """Whether a server in user space can give away what lies there: a whole file system on a disk, not a part of one that
-    is mounted by itself, and nothing layered or in memory."""
+    """Whether a server in user space can give away what lies there: a whole file system on a disk, not a part of one
+    that is mounted by itself, and nothing layered or in memory."""
     mounts = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     over = [mount for mount in mounts if place.is_relative_to(mount[4])]
     nearest = max(over, key=lambda mount: len(mount[4]))
