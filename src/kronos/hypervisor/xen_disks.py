@@ -88,6 +88,8 @@ class XenDisks(LibvirtHypervisor):
             target = renderer.target(disk)
             if target in image.targets(domain.XMLDesc()).values():
                 raise Failure("DEVICE_ALREADY_ATTACHED", uuid)
+            if (disk.read_only or disk.cdrom) and not _is_raw_device(disk):
+                raise Failure("VM_LACKS_FEATURE", uuid)  # libvirt plugs no CD drives, and QEMU has no such disks
             claimed = self._claim(uuid, renderer, disk)
             try:
                 domain.attachDeviceFlags(renderer.disk_document(claimed), LIVE)
@@ -124,11 +126,9 @@ class XenDisks(LibvirtHypervisor):
                 domain.updateDeviceFlags(renderer.disk_document(disk), LIVE)
                 return
             present = DeviceId("disk", disk.device) in image.devices(domain.XMLDesc())
-        # A paravirtual disk has no tray: the medium is the disk.
-        if present:
-            self.unplug_disk(uuid, disk.device)
-        if disk.path is not None:
-            self.plug_disk(uuid, disk)
+        if not present and disk.path is None:
+            raise Failure("DEVICE_ALREADY_DETACHED", uuid)
+        raise Failure("VM_LACKS_FEATURE", uuid)  # a paravirtual drive's medium is there for the whole run
 
     # --- while they are in use ---------------------------------------------------------------------------------------
 

@@ -115,7 +115,9 @@ class XenRenderer(Renderer):
     def disk(self, disk: Disk, order: int | None) -> Element:
         element = super().disk(disk, None)
         if not self._hvm:
-            element.set("device", "disk")  # a paravirtual CD is a disk that cannot be written
+            # Of paravirtual devices that cannot be written QEMU has CD drives and no disks.
+            of_qemu = any(driver.get("name") == "qemu" for driver in element.iterfind("driver"))
+            element.set("device", "cdrom" if of_qemu and (disk.read_only or disk.cdrom) else "disk")
         for name in ("iotune", "serial"):
             for child in element.findall(name):
                 element.remove(child)

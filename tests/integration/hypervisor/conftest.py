@@ -102,6 +102,7 @@ class XenWorld(RealWorld):
 
     ramdisk: Path = Path()
     patience: float = 90.0
+    media: bool = False  # of paravirtual drives, which these guests have
 
     def domain(self, **changes: Any) -> Domain:
         memory = {"memory_static_max": control_domain.MEMORY, "memory_target": control_domain.MEMORY}

@@ -23,6 +23,7 @@ class World:
     directory: Path
     settle: Callable[[], bool]
     hotplug: bool = True
+    media: bool = True
     reboots: bool = True
     events: list[Event] = field(default_factory=list)
 

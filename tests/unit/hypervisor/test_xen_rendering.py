@@ -47,9 +47,9 @@ def test_paravirtual_disks_and_interfaces_are_xens() -> None:
     assert root.find("devices/interface/target").get("dev") == "t1234567.0"  # type: ignore[union-attr]
 
 
-def test_a_cd_of_a_paravirtual_guest_is_a_disk_that_cannot_be_written() -> None:
+def test_what_a_paravirtual_guest_cannot_write_is_a_cd() -> None:
     (disk,) = rendered(disks=[Disk(3, Path("/iso"), cdrom=True, read_only=True)]).iterfind("devices/disk")
-    assert disk.get("device") == "disk" and disk.find("readonly") is not None
+    assert disk.get("device") == "cdrom" and disk.find("readonly") is not None
 
 
 def test_an_empty_drive_of_a_paravirtual_guest_is_no_device() -> None:
