@@ -89,7 +89,9 @@ class XenDisks(LibvirtHypervisor):
             if target in image.targets(domain.XMLDesc()).values():
                 raise Failure("DEVICE_ALREADY_ATTACHED", uuid)
             if (disk.read_only or disk.cdrom) and not _is_raw_device(disk):
-                raise Failure("VM_LACKS_FEATURE", uuid)  # libvirt plugs no CD drives, and QEMU has no such disks
+                raise Failure(
+                    "VM_LACKS_FEATURE", uuid
+                )  # libvirt plugs no CD drives, and QEMU has no such disks
             claimed = self._claim(uuid, renderer, disk)
             try:
                 domain.attachDeviceFlags(renderer.disk_document(claimed), LIVE)
