@@ -76,10 +76,6 @@ class Terminals:
         """The guest has gone: write down its last words, and let its readers go."""
         self._do(lambda: self._detach(uuid))
 
-    def serves(self, uuid: str) -> bool:
-        """Whether a guest's line is offered."""
-        return uuid in self._lines
-
     def close(self) -> None:
         """Let go of everything; guests run on."""
         self._do(self._end)

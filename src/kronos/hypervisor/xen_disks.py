@@ -89,21 +89,20 @@ class XenDisks(LibvirtHypervisor):
             if target in image.targets(domain.XMLDesc()).values():
                 raise Failure("DEVICE_ALREADY_ATTACHED", uuid)
             if (disk.read_only or disk.cdrom) and not _is_raw_device(disk):
-                raise Failure(
-                    "VM_LACKS_FEATURE", uuid
-                )  # libvirt plugs no CD drives, and QEMU has no such disks
+                # libvirt plugs no CD drives, and QEMU has no paravirtual disks that cannot be written.
+                raise Failure("VM_LACKS_FEATURE", uuid)
             claimed = self._claim(uuid, renderer, disk)
             try:
                 domain.attachDeviceFlags(renderer.disk_document(claimed), LIVE)
                 if claimed is not disk:
                     self._qdisks.await_plugged(uuid, target)
+                    if disk.limits != Limits():
+                        self._qdisks.limit(uuid, target, disk.limits)
+                        self._limits[uuid, target] = disk.limits
             except BaseException:
                 if claimed is not disk:
                     self._give_up(domain, uuid, disk.device, target)
                 raise
-            if disk.limits != Limits() and claimed is not disk:
-                self._limits[uuid, target] = disk.limits
-                self._qdisks.limit(uuid, target, disk.limits)
 
     def _give_up(self, domain: libvirt.virDomain, uuid: str, device: int, target: str) -> None:
         """Undo a plug that libvirt may take for done."""

@@ -47,14 +47,12 @@ class Machine:
         processors: int = 2,
         memory: int = MEMORY,
         control_domain_memory: int = CONTROL_DOMAIN_MEMORY,
-        cable: Sequence[str] = (),
     ) -> None:
         self.image = image
         self.number = number
         self.processors = processors
         self.memory = memory
         self.control_domain_memory = control_domain_memory
-        self.cable = cable
         self._own = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="kxen-", dir="/tmp"))
         self.directory.mkdir(exist_ok=True)
@@ -125,7 +123,6 @@ class Machine:
             *("-initrd", f"{linux},{self.image.ramdisk}"),
             *("-drive", disk, "-device", "virtio-blk-pci,drive=disk"),
             *("-netdev", net, "-device", f"virtio-net-pci,netdev=net,mac={mac},romfile="),
-            *self.cable,
         ]
 
     def _disconnect(self) -> None:
@@ -235,18 +232,6 @@ class Machine:
             lines = self.console.read_text(errors="replace").splitlines()[-40:]
             why += "\nThe console ends:\n" + "\n".join(lines)
         return Broken(why)
-
-
-def joined(image: Image, place: Path) -> tuple[Machine, Machine]:
-    """Two machines, not started, with a cable between their bridges: hosts 10.9.0.1 and 10.9.0.2."""
-    port = _free_port()
-    made = []
-    for number, end in ((1, f"listen=127.0.0.1:{port}"), (2, f"connect=127.0.0.1:{port}")):
-        cable = ["-netdev", f"socket,id=pair,{end}"]
-        cable += ["-device", f"virtio-net-pci,netdev=pair,mac=52:54:00:12:35:0{number},romfile="]
-        size = {"processors": 1, "memory": 2560, "control_domain_memory": 1024}
-        made.append(Machine(image, number=number, directory=place / f"host{number}", cable=cable, **size))
-    return made[0], made[1]
 
 
 def _free_port() -> int:
