@@ -78,24 +78,39 @@ class Xen(XenDisks):
             if not self._is_there(domain.uuid):
                 self._release(domain.uuid)
             raise
-        try:
-            handle = self._lookup(domain.uuid)
-            self._offer_line(handle, fresh=True)
-            self._words.give(domid, domain.xenstore)
-            self._words.follow(domain.uuid, domid)
-            if held:
-                if domain.cap:
-                    handle.setSchedulerParameters({"cap": domain.cap})
-                self._limit_at_start(domain)
-                if not paused:
-                    handle.resume()
-        except (libvirt.libvirtError, OSError) as error:
-            log.warning("VM %s has begun, but %s", domain.uuid, error)  # it may have ended already
-        except Failure:
-            with suppress(Failure):
-                self.destroy(domain.uuid)
-            raise
+        self._accompany(domain, domid)
+        if held:
+            try:
+                self._settle_limits(domain, paused=paused)
+            except Failure as failure:
+                if failure.code == "VM_BAD_POWER_STATE":
+                    return domid  # it has ended already, as its event will say
+                with suppress(Failure):
+                    self.destroy(domain.uuid)
+                raise
         return domid
+
+    def _accompany(self, domain: Domain, domid: int) -> None:
+        """A run has begun: its line, what it is given in xenstore, its agent. None of it keeps a guest from running."""
+        try:
+            self._offer_line(self._lookup(domain.uuid), fresh=True)
+        except (libvirt.libvirtError, OSError, Failure) as error:
+            log.warning("VM %s has no serial line: %s", domain.uuid, error)
+        try:
+            self._words.follow(domain.uuid, domid)
+            self._words.give(domid, domain.xenstore)
+        except OSError as error:
+            log.warning("VM %s is not given all of its vm-data: %s", domain.uuid, error)
+
+    def _settle_limits(self, domain: Domain, *, paused: bool) -> None:
+        """The cap and the limits of disks of a guest that waits for its first instruction, which it may then have."""
+        with refusing(domain.uuid):
+            handle = self._lookup(domain.uuid)
+            if domain.cap:
+                handle.setSchedulerParameters({"cap": domain.cap})
+            self._limit_at_start(domain)
+            if not paused:
+                handle.resume()
 
     def _prepare(self, domain: Domain) -> Domain:
         super()._prepare(domain)
