@@ -188,7 +188,7 @@ class Machine:
         site = next((REPOSITORY / ".venv" / "lib").glob("python3*/site-packages"))
         self._send(REPOSITORY, _SENT, f"{SOURCE}", ("node_modules", "clients-npm"))
         self._send(site, (".",), f"{SOURCE}/site-packages", _NOT_NEEDED)
-        python = f"PYTHONPATH={SOURCE}/src:{SOURCE}/site-packages exec /usr/bin/python3"
+        python = f"PYTHONPATH={SOURCE}/src:{SOURCE}/site-packages:$PYTHONPATH exec /usr/bin/python3"
         scripts = {"xapi": f"{python} -m kronos.daemon", "eliloader": f"{python} -m kronos.boot.eliloader"}
         scripts["kronos-python"] = python
         for name, start in scripts.items():
