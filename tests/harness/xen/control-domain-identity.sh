@@ -1,4 +1,5 @@
 #!/bin/sh
+set -e
 # What tells one control domain of an image from another: kronos.host=N on the kernel's command line.
 number=1
 for word in $(cat /proc/cmdline); do case $word in kronos.host=*) number=${word#*=} ;; esac; done

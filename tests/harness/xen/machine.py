@@ -7,6 +7,7 @@ minute on two idle cores.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -64,7 +65,21 @@ class Machine:
     # --- its life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> Machine:
-        """Power on and wait until the control domain's libvirt answers. Raises Broken."""
+        """Power on and wait until the control domain's libvirt answers. Raises Broken.
+
+        A control domain that does not come up is given a second chance, and what the first one was doing is told.
+        """
+        self._power_on()
+        try:
+            self._await_libvirt()
+        except Broken as broken:
+            print(f"{broken}\nTrying once more.", file=sys.stderr, flush=True)
+            self.power_off()
+            self._power_on()
+            self._await_libvirt()
+        return self
+
+    def _power_on(self) -> None:
         port = _free_port()
         self._port_file.write_text(str(port))
         with (self.directory / "qemu.log").open("wb") as log:
@@ -72,8 +87,6 @@ class Machine:
                 self._command(port), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self._pid_file.write_text(str(self._process.pid))
-        self._await_libvirt()
-        return self
 
     def reboot(self) -> None:
         """Have the control domain reboot, and wait for it. What was on its disk is there again. Raises Broken."""
@@ -87,29 +100,41 @@ class Machine:
         while True:
             if self._process is not None and self._process.poll() is not None:
                 raise self.broken(f"QEMU ended: {(self.directory / 'qemu.log').read_text(errors='replace')}")
-            if self._connected():
-                with contextlib.suppress(Broken):
-                    self.run("virsh -c xen:///system list >/dev/null", timeout=60)
-                    return
-                self._disconnect()
+            last = self._refusal()
+            if not last:
+                return
             if time.monotonic() > until:
-                raise self.broken(f"its libvirt does not answer after {BOOT:.0f} s")
+                raise self.broken(f"its libvirt does not answer after {BOOT:.0f} s; last: {last}")
             time.sleep(0.5)
 
-    def _connected(self) -> bool:
-        """Whether there is a connection that all commands share: making one takes seconds here."""
-        if self._control.exists():
-            return True
-        argv = [*self.ssh("-M", "-N", "-f")]
-        quiet = subprocess.DEVNULL  # it stays, and would keep a pipe open
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return subprocess.run(argv, stdin=quiet, stdout=quiet, stderr=quiet, timeout=40).returncode == 0
-        return False
+    def _refusal(self) -> str:
+        """Why libvirt in the control domain cannot be talked to, in words; nothing where it can."""
+        if not self._control.exists() and (why := self._connect()):
+            return why
+        try:
+            self.run("virsh -c xen:///system list >/dev/null", timeout=60)
+        except Broken as broken:
+            self._disconnect()
+            return str(broken).partition("\n")[0]
+        return ""
+
+    def _connect(self) -> str:
+        """Make the connection that all commands share, which takes seconds here; or say why there is none."""
+        log = self.directory / "ssh.log"
+        with log.open("wb") as said:  # it stays, and would keep a pipe open
+            try:
+                argv = [word for word in self.ssh("-M", "-N", "-f") if word != "-q"]
+                quiet = subprocess.DEVNULL
+                code = subprocess.run(argv, stdin=quiet, stdout=quiet, stderr=said, timeout=40).returncode
+            except subprocess.TimeoutExpired:
+                return f"ssh did not end in 40 s: {log.read_text(errors='replace').strip()}"
+        return "" if code == 0 else f"ssh ended with {code}: {log.read_text(errors='replace').strip()}"
 
     def _command(self, port: int) -> list[str]:
         memory = f"dom0_mem={self.control_domain_memory}M,max:{self.control_domain_memory}M"
         xen = f"{memory} console=com1 com1=115200 loglvl=warning guest_loglvl=warning"
-        linux = f"{self.image.kernel} console=hvc0 quiet loglevel=4 systemd.show_status=0 kronos.host={self.number}"
+        # A card keeps its first name: one that udev renames while it is being given its address never gets it.
+        linux = f"{self.image.kernel} console=hvc0 net.ifnames=0 quiet loglevel=4 kronos.host={self.number}"
         disk = f"file={self.image.disk},if=none,id=disk,format=raw,snapshot=on,cache=unsafe,discard=unmap"
         net = f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:22"
         mac = f"52:54:00:12:34:0{self.number}"
@@ -118,6 +143,7 @@ class Machine:
             # Guests of the kinds PVH and HVM need paging in hardware, which this emulated CPU has.
             *("-cpu", "qemu64,+npt", "-smp", str(self.processors), "-m", str(self.memory)),
             *("-nodefaults", "-display", "none"),
+            *("-qmp", f"unix:{self._monitor},server=on,wait=off"),
             *("-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console"),
             *("-kernel", str(self.image.xen), "-append", xen),
             *("-initrd", f"{linux},{self.image.ramdisk}"),
@@ -129,13 +155,18 @@ class Machine:
         argv = ["ssh", "-q", "-O", "exit", "-o", f"ControlPath={self._control}", "x"]
         subprocess.run(argv, capture_output=True, timeout=10)
 
-    def close(self) -> None:
-        """Power off, at once: the disk is a throw-away copy."""
+    def power_off(self) -> None:
+        """At once: the disk is a throw-away copy."""
         self._disconnect()
         with contextlib.suppress(OSError, ValueError):
             _end(int(self._pid_file.read_text()))
         if self._process is not None:
             self._process.wait(10)
+        self._control.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Power off and leave nothing behind."""
+        self.power_off()
         if self._own:
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -227,11 +258,37 @@ class Machine:
             raise self.broken(f"sending {base}: {done.stderr.decode(errors='replace')}")
 
     def broken(self, why: str) -> Broken:
-        """An error with the end of the console."""
+        """An error with the end of the console, and what the processors do."""
         with contextlib.suppress(OSError):
             lines = self.console.read_text(errors="replace").splitlines()[-40:]
             why += "\nThe console ends:\n" + "\n".join(lines)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            states = [self._processors(), self._processors()]
+            why += "\nThe processors, twice:\n" + "\n".join(states)
         return Broken(why)
+
+    def _processors(self) -> str:
+        """Where the emulated processors are, a line each."""
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.settimeout(5)
+            monitor.connect(str(self._monitor))
+            stream = monitor.makefile("rw", encoding="utf-8")
+            stream.readline()
+            lines = []
+            ask = {"execute": "human-monitor-command", "arguments": {"command-line": "info registers -a"}}
+            for command in ({"execute": "qmp_capabilities"}, ask):
+                stream.write(json.dumps(command) + "\n")
+                stream.flush()
+                while "return" not in (answer := json.loads(stream.readline())):
+                    pass
+            lines = [
+                line for line in answer["return"].splitlines() if line.startswith(("CPU#", "RIP", "EIP"))
+            ]
+        return "\n".join(lines)
+
+    @property
+    def _monitor(self) -> Path:
+        return self.directory / "monitor"
 
 
 def _free_port() -> int:
