@@ -178,6 +178,19 @@ def test_it_is_suspended_and_goes_on_where_it_was(up: Guest) -> None:
         up.client("VDI.get_uuid", image)
 
 
+def test_a_migration_that_is_not_live_gives_it_a_new_run_where_it_was(up: Guest) -> None:
+    shell = up.shell()
+    booted = shell.run("cat /proc/sys/kernel/random/boot_id")
+    shell.close()
+    before = up.client("VM.get_domid", up.vm)
+    up.client("VM.pool_migrate", up.vm, up.client("VM.get_resident_on", up.vm), {"live": "false"})
+    assert (up.power_state, up.client("VM.get_suspend_VDI", up.vm)) == ("Running", "OpaqueRef:NULL")
+    assert up.client("VM.get_domid", up.vm) != before
+    shell = up.shell()
+    assert shell.run("cat /proc/sys/kernel/random/boot_id") == booted
+    shell.close()
+
+
 def test_it_is_rebooted_cleanly(up: Guest) -> None:
     shell = up.shell()
     booted = shell.run("cat /proc/sys/kernel/random/boot_id")

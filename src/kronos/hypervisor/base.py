@@ -272,8 +272,7 @@ class Hypervisor(ABC):
 
     @abstractmethod
     def shutdown(self, uuid: str) -> None:
-        """Ask the guest to shut down, by its agent or the power button, and return; HALTED follows if it
-        obeys."""
+        """Ask the guest to shut down, by agent or power button, and return; HALTED follows if it obeys."""
 
     @abstractmethod
     def reboot(self, uuid: str) -> None:
@@ -368,10 +367,14 @@ class Hypervisor(ABC):
         return None
 
     def abandon_suspend(self, uuid: str) -> None:  # noqa: B027 - optional
-        """End a suspend whose caller is no more: on return the VM runs on, or its memory has been written whole."""
+        """End a suspend whose caller is no more: on return the VM runs on, or its memory is written whole."""
 
     def await_start(self, uuid: str) -> None:  # noqa: B027 - optional
         """Wait for a start or resume that an earlier caller, which is no more, has begun."""
+
+    def live_migration_obstacle(self, uuid: str) -> str:
+        """Why a VM cannot be moved while it runs, in a sentence; empty where it can. Raises VM_BAD_POWER_STATE."""
+        return ""
 
     def is_saved(self, path: Path) -> bool:
         """Whether a file holds all of a suspended VM's memory."""

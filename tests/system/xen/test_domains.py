@@ -13,6 +13,7 @@ from harness.console import open_by_connect, screen_of, serial_of
 from harness.daemon import Daemon, wait_until
 from harness.guests import MIB, add_disk, new_disk
 from harness.xen.guest import BOOT, Guest, xl
+from kronos.datamodel.errors import Failure
 from kronos.storage.directory.catalogue import Catalogue
 from kronos.storage.directory.files import Files
 
@@ -80,6 +81,19 @@ def test_a_guest_that_crashes_is_dealt_with_as_its_record_says(
         if action == "restart":
             guest.ready(times=2)
         guest.becomes(state, 60)
+
+
+def test_a_pv_guest_that_cannot_move_while_it_runs_is_left_alone_and_the_way_out_is_told(
+    guest: Guest,
+) -> None:
+    guest.start()
+    (host,) = guest.client("host.get_all")
+    with pytest.raises(Failure) as raised:
+        guest.client("VM.pool_migrate", guest.vm, host, {"live": "true"})
+    assert raised.value.code == "VM_MIGRATE_FAILED"
+    assert "no shadow paging" in raised.value.params[3]
+    assert "live=false" in raised.value.params[3]
+    assert guest.power_state == "Running"
 
 
 def test_a_guest_shows_a_screen(daemon: Daemon, client: Client) -> None:

@@ -269,6 +269,29 @@ def test_a_suspended_vm_comes_back_and_its_image_goes(host):
     assert host.db.find(VDI, image.ref) is None
 
 
+def test_a_migration_that_is_not_live_suspends_and_resumes(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    before = vm.domid
+    host("VM.pool_migrate", vm.ref, vm.resident_on, {"live": "false"})
+    assert (vm.power_state, vm.suspend_VDI) == ("Running", "OpaqueRef:NULL")
+    assert vm.domid != before
+    assert not [vdi for vdi in host.db.all(VDI) if vdi.type == "suspend"]
+
+
+def test_a_guest_that_cannot_move_while_it_runs_is_left_alone_and_the_way_out_is_told(host, monkeypatch):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    before = vm.domid
+    monkeypatch.setattr(host.hypervisor, "live_migration_obstacle", lambda uuid: "It cannot be.")
+    with pytest.raises(Failure) as raised:
+        host("VM.pool_migrate", vm.ref, vm.resident_on, {"live": "true"})
+    assert raised.value.code == "VM_MIGRATE_FAILED"
+    assert raised.value.params[:3] == (vm.ref, vm.resident_on, vm.resident_on)
+    assert "live=false" in raised.value.params[3]
+    assert (vm.power_state, vm.domid) == ("Running", before)
+
+
 def test_a_hard_shutdown_of_a_suspended_vm_drops_its_image(host):
     vm = halted_vm(host)
     host("VM.start", vm.ref, False, False)

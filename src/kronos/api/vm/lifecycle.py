@@ -145,7 +145,11 @@ def suspend(call: Call, vm: str) -> None:
 
     Raises VM_NO_SUSPEND_SR [vm].
     """
-    row = _vm(call, vm)
+    save(call, _vm(call, vm))
+
+
+def save(call: Call, row: VM) -> None:
+    """Suspend a VM to a new VDI; on a failure it runs on, and the VDI is gone. Raises VM_NO_SUSPEND_SR [vm]."""
     sr = suspend_sr(call, row)
     # The saved state is a little more than the memory: devices and the page tables of the format.
     size = row.memory_static_max + row.memory_static_max // 64 + (64 << 20)
