@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from harness.xen import control_domain
+from kronos.datamodel.errors import Failure
 from kronos.hypervisor.base import DirectKernel, Domain, Event, EventKind, Platform
 from kronos.hypervisor.kvm import QEMU
 from kronos.hypervisor.xen import URI as XEN_URI
@@ -122,7 +124,8 @@ def xen_world(tmp_path: Path) -> Iterator[XenWorld]:
     hypervisor.watch(made.events.append)
     yield made
     for uuid in made.states():
-        hypervisor.destroy(uuid)
+        with suppress(Failure):  # it may be ending by itself
+            hypervisor.destroy(uuid)
     hypervisor.close()
     shutil.rmtree(run)
 
