@@ -20,16 +20,19 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from kronos.datamodel.errors import Failure
+from kronos.hypervisor.base import Limits
 
 Mode = Literal["write", "read", "shared"]
 TOP = "top"
 
 _MODE = "mode"
+_LIMITS = "limits"
 _MODES: tuple[Mode, ...] = ("write", "read", "shared")
 _LONGEST_CHAIN = 256
 _QCOW2 = struct.Struct(">4sIQI")  # magic, version, where the backing file's name is, its length
 _LONGEST_NAME = 1023  # QEMU's own bound
-_OURS = (TOP, _MODE)
+_NOTES = (_MODE, _LIMITS)
+_OURS = (TOP, *_NOTES)
 
 
 class Identity(NamedTuple):
@@ -74,6 +77,7 @@ class Claims:
             place = self._of(uuid, target)
             place.mkdir(mode=0o750, parents=True, exist_ok=True)
             (place / _MODE).write_text(mode)
+            (place / _LIMITS).unlink(missing_ok=True)
             self._fresh.add((uuid, target))
             self._point(place, top, form)
             return place / TOP
@@ -132,6 +136,24 @@ class Claims:
         except FileNotFoundError:
             raise Failure("DEVICE_ALREADY_DETACHED", uuid) from None
 
+    def keep_limits(self, uuid: str, target: str, limits: Limits) -> None:
+        """Write down a disk's limits, which its VM's next QEMU has to be told again, maybe by another daemon."""
+        place = self._of(uuid, target) / _LIMITS
+        with self._guard, suppress(FileNotFoundError):  # the VM may have ended
+            if limits == Limits():
+                place.unlink(missing_ok=True)
+            else:
+                place.write_text(f"{limits.bytes_per_second} {limits.requests_per_second}")
+
+    def limits(self, uuid: str) -> dict[str, Limits]:
+        """The limits that the VM's disks have, by target."""
+        found = {}
+        for target in self.targets(uuid):
+            with suppress(FileNotFoundError, ValueError):  # none, or a daemon that was killed while it wrote
+                rate, requests = (self._of(uuid, target) / _LIMITS).read_text().split()
+                found[target] = Limits(int(rate), int(requests))
+        return found
+
     def _of(self, uuid: str, target: str) -> Path:
         if not target.isalnum():
             raise ValueError(f"{target!r} is no disk's name")
@@ -179,7 +201,7 @@ class Claims:
     def _claims(self, owner: str, target: str, place: Path) -> Iterator[Claim]:
         mode = self._mode(place)
         for entry in _entries(place):
-            if entry != _MODE:
+            if entry not in _NOTES:
                 with suppress(OSError):
                     yield Claim(owner, target, identity(place / entry), mode if entry == TOP else "read")
 

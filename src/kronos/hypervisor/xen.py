@@ -226,6 +226,7 @@ class Xen(XenDisks):
                 self._words.follow(domain.UUIDString(), domain.ID())
             if not again:
                 self._reconcile_disks(domain.UUIDString())
+                self._limit_in_time(domain.UUIDString())
 
     def _is_ours(self, uuid: str) -> bool:
         """Others may keep guests that ended, to look into them."""
@@ -244,8 +245,7 @@ class Xen(XenDisks):
             with self._guard:
                 self._know(event.uuid, state)
             self._line_of(event.uuid)
-            if self._is_limited(event.uuid):
-                threading.Thread(target=self._limit_after_reboot, args=(event.uuid,), daemon=True).start()
+            self._limit_in_time(event.uuid)
             return Event(event.uuid, EventKind.REBOOTED, value=self._domid(event.uuid))
         reason = event.reason
         if state is State.HALTED:
@@ -257,8 +257,13 @@ class Xen(XenDisks):
                 self._release(event.uuid)
         return replace(event, reason=reason)
 
+    def _limit_in_time(self, uuid: str) -> None:
+        """Have the limits of its disks hold in a run that this daemon has not begun."""
+        if self._is_limited(uuid):
+            # In a thread of its own: the disks appear when the guest's kernel looks for them.
+            threading.Thread(target=self._limit_after_reboot, args=(uuid,), daemon=True).start()
+
     def _limit_after_reboot(self, uuid: str) -> None:
-        # In a thread of its own: the disks appear when the guest's kernel looks for them.
         try:
             with self._turns.of(uuid):
                 self._limit_again(uuid)

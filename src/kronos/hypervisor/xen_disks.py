@@ -34,7 +34,6 @@ class XenDisks(LibvirtHypervisor):
         root = run_directory.absolute()
         self._claims = Claims(root, lambda uuid: self.places.of(uuid), self._is_there)
         self._qdisks = QdiskDisks(lambda uuid: self.places.of(uuid) / "monitor", self._claims)
-        self._limits: dict[tuple[str, str], Limits] = {}
         super().__init__(uri, run_directory)
 
     def _is_there(self, uuid: str) -> bool:
@@ -64,23 +63,20 @@ class XenDisks(LibvirtHypervisor):
         renderer = self._renderer.of(domain.kind == "hvm")
         for disk in domain.disks:
             if disk.limits != Limits() and disk.path is not None and not _is_raw_device(disk):
-                self._limits[domain.uuid, renderer.target(disk)] = disk.limits
+                self._claims.keep_limits(domain.uuid, renderer.target(disk), disk.limits)
         self._limit_again(domain.uuid)
 
     def _is_limited(self, uuid: str) -> bool:
-        return any(owner == uuid for owner, _ in tuple(self._limits))
+        return bool(self._claims.limits(uuid))
 
     def _limit_again(self, uuid: str) -> None:
-        for (owner, target), limits in tuple(self._limits.items()):
-            if owner == uuid:
-                self._qdisks.await_plugged(uuid, target)
-                self._qdisks.limit(uuid, target, limits)
+        for target, limits in self._claims.limits(uuid).items():
+            self._qdisks.await_plugged(uuid, target)
+            self._qdisks.limit(uuid, target, limits)
 
     def _release(self, uuid: str) -> None:
-        """The VM has ended: its images are free, its limits nobody's."""
+        """The VM has ended: its images are free."""
         self._claims.release_all(uuid)
-        for key in [key for key in self._limits if key[0] == uuid]:
-            del self._limits[key]
 
     def plug_disk(self, uuid: str, disk: Disk) -> None:
         with self._live(uuid) as domain:
@@ -98,7 +94,7 @@ class XenDisks(LibvirtHypervisor):
                     self._qdisks.await_plugged(uuid, target)
                     if disk.limits != Limits():
                         self._qdisks.limit(uuid, target, disk.limits)
-                        self._limits[uuid, target] = disk.limits
+                        self._claims.keep_limits(uuid, target, disk.limits)
             except BaseException:
                 if claimed is not disk:
                     self._give_up(domain, uuid, disk.device, target)
@@ -116,7 +112,6 @@ class XenDisks(LibvirtHypervisor):
 
     def _gone(self, uuid: str, target: str) -> None:
         """A disk was unplugged."""
-        self._limits.pop((uuid, target), None)
         if target in self._claims.targets(uuid):
             self._qdisks.unplugged(uuid, target)
 
@@ -176,7 +171,7 @@ class XenDisks(LibvirtHypervisor):
         with self._turns.of(uuid):
             target = self._of(uuid, device)
             self._qdisks.limit(uuid, target, limits)
-            self._limits[uuid, target] = limits
+            self._claims.keep_limits(uuid, target, limits)
 
     def disk_statistics(self, uuid: str) -> dict[int, DiskStatistics]:
         with refusing(uuid):

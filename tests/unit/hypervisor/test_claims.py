@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from kronos.datamodel.errors import Failure
+from kronos.hypervisor.base import Limits
 from kronos.hypervisor.claims import Claims, beneath
 
 
@@ -172,3 +173,27 @@ def test_what_a_guest_wrote_at_the_start_of_a_raw_disk_is_no_header(place: Place
 def test_an_image_that_is_not_there_is_told(place: Place) -> None:
     with pytest.raises(Failure, match="No such file"):
         place.claims().claim(place.vm(), "xvda", place.directory / "none.qcow2", "write")
+
+
+def test_the_limits_of_a_disk_are_known_to_the_next_daemon_until_the_disk_is_gone(place: Place) -> None:
+    vm = place.vm()
+    place.claims().claim(vm, "xvda", place.image("base.qcow2"), "write")
+    place.claims().keep_limits(vm, "xvda", Limits(bytes_per_second=1 << 20, requests_per_second=5))
+    assert place.claims().limits(vm) == {"xvda": Limits(1 << 20, 5)}
+    place.claims().keep_limits(vm, "xvda", Limits())
+    assert place.claims().limits(vm) == {}
+
+    place.claims().keep_limits(vm, "xvda", Limits(requests_per_second=5))
+    place.claims().release(vm, "xvda")
+    assert place.claims().limits(vm) == {}
+    assert place.claims().targets(vm) == []
+
+
+def test_limits_are_no_image(place: Place) -> None:
+    one, other, image = place.vm(), place.vm(), place.image("base.qcow2")
+    claims = place.claims()
+    claims.claim(one, "xvda", image, "write")
+    claims.keep_limits(one, "xvda", Limits(requests_per_second=5))
+    with pytest.raises(Failure, match="in use by VM"):
+        claims.claim(other, "xvda", image, "write")
+    claims.claim(other, "xvda", place.image("another.qcow2"), "write")
