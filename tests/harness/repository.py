@@ -81,12 +81,16 @@ menuentry "installed" {{
 
 
 class Repository:
-    """Files served over http, to the hosts of the tests as well; `asked` has the paths that were asked for."""
+    """Files served over http, to the hosts of the tests as well.
+
+    `asked` has the paths that were asked for, `agents` what asked for each as it calls itself.
+    """
 
     def __init__(self, directory: Path, address: str) -> None:
         self.directory = directory
         self.asked: list[str] = []
-        handler = functools.partial(_Handler, directory=str(directory), asked=self.asked)
+        self.agents: dict[str, set[str]] = {}
+        handler = functools.partial(_Handler, directory=str(directory), repository=self)
         self.server = ThreadingHTTPServer((address, 0), handler)
         self.url = f"http://{address}:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -113,12 +117,13 @@ class Repository:
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    def __init__(self, *args: Any, asked: list[str], **named: Any) -> None:
-        self.asked = asked
+    def __init__(self, *args: Any, repository: Repository, **named: Any) -> None:
+        self.repository = repository
         super().__init__(*args, **named)
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        self.asked.append(self.path)
+        self.repository.agents.setdefault(self.path, set()).add(self.headers.get("User-Agent", ""))
+        self.repository.asked.append(self.path)
 
     def log_message(self, *args: Any) -> None:
         """Nothing: `asked` says it."""

@@ -14,9 +14,8 @@ import pytest
 from harness import guests
 from harness.client import Client
 from harness.daemon import Daemon, wait_until
-from harness.guests import CACHE, MIB, Images
+from harness.guests import Images
 from harness.repository import (
-    ARGUMENTS,
     CONSOLE,
     DEBIAN,
     DEBIANLIKE,
@@ -246,42 +245,3 @@ def test_the_programs_errors_are_xenapis_and_its_status_says_whose_they_are(
     assert eliloader(daemon, "/dev/null").returncode == 2
     second = Guest(daemon, client, {"install-distro": "sleslike", "install-round": "2"})
     assert eliloader(daemon, f"--vm={second.uuid}", "/dev/null").returncode == 3
-
-
-# --- a distribution's own --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def debian() -> Path:
-    """The real installer of Debian 12 for the network, as the distribution's package has it."""
-    directory = CACHE / "debian-installer"
-    found = directory / "usr/lib/debian-installer/images/12/amd64/text"
-    if not found.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        package = "debian-installer-12-netboot-amd64"
-        argv = ["apt-get", "download", "-q", package]
-        done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=280)
-        if done.returncode != 0:
-            pytest.skip(f"{package} cannot be had: {done.stderr[-300:]}")
-        (archive,) = directory.glob(f"{package}_*.deb")
-        subprocess.run(["dpkg", "-x", archive, directory], check=True, timeout=120)
-        archive.unlink()
-    return found
-
-
-def test_debians_own_installer_comes_up(daemon: Daemon, client: Client, debian: Path, tmp_path: Path) -> None:
-    repository = Repository(tmp_path, daemon.host.gateway)
-    for name in ("linux", "initrd.gz"):
-        path = f"debian-installer/amd64/{name}"
-        repository.put(f"{DEBIAN}/netboot/{path}", debian / path)
-    repository.sums(DEBIAN)
-    memory = {
-        f"memory_{name}": 1024 * MIB for name in ("static_min", "static_max", "dynamic_min", "dynamic_max")
-    }
-    # No screen of its own, so that the first question is asked on the console.
-    arguments = f"{ARGUMENTS} DEBIAN_FRONTEND=text"
-    fields = {"PV_args": arguments, **memory}
-    guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url}, **fields)
-    guest.start()
-    guest.says("Select a language", 240)
-    repository.close()
