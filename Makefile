@@ -8,6 +8,7 @@ help:
 	@echo "make check       format, lint, types, layers, generated files, unit and contract tests"
 	@echo "make test-xen    the tests on real Xen, in an emulated machine (half an hour)"
 	@echo "make bench       measure each goal beside its floor"
+	@echo "make deb         build the Debian packages into build/deb"
 	@echo "make stubs       write the generated stubs again"
 
 setup:
@@ -34,7 +35,10 @@ test-xen: setup-test
 bench: setup-test
 	@$(PYTHON) -m bench
 
+deb:
+	@tools/deb
+
 stubs: setup
 	@$(PYTHON) tools/stubs.py
 
-.PHONY: help setup setup-test demo demo-stop check test test-xen bench stubs
+.PHONY: help setup setup-test demo demo-stop check test test-xen bench deb stubs

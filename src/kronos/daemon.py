@@ -51,7 +51,7 @@ from kronos.system import logs
 from kronos.system.commands import CommandFailed, run
 from kronos.system.intents import Intents
 from kronos.system.libvirtd import SYSTEM_URI, PrivateLibvirtd
-from kronos.system.notify import notify
+from kronos.system.notify import notify, watchdog_interval
 from kronos.system.settings import Settings, SettingsWrong, read
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,9 @@ class Daemon:
         gc.set_threshold(5_000, 3, 1000)
         notify("READY=1", f"STATUS=Serving {self.settings.socket}")
         log.info("xapi %s is ready on %s", __version__, self.settings.socket)
+        watched = loop.create_task(_watched())
         await stop.wait()
+        watched.cancel()
         notify("STOPPING=1")
         log.info("xapi stops; guests run on")
         await self._close(loop)
@@ -230,6 +232,13 @@ class Daemon:
         goodbye = threading.Thread(target=self.machine.hypervisor.close, daemon=True)
         goodbye.start()
         goodbye.join(LAST_WORD)
+
+
+async def _watched() -> None:
+    """Tell the service manager that the loop turns, as often as it wants to hear it: a loop that hangs is restarted."""
+    while interval := watchdog_interval():
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
