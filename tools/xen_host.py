@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from harness.xen.image import image
 from harness.xen.machine import SOURCE, Broken, Machine, interactive
+from harness.xen.suites import bring
 
 PLACE = Path("/tmp/kronos-xen")
 
@@ -50,6 +51,7 @@ def main() -> int:
         return interactive(machine, [" ".join(options.arguments)] if options.arguments else [])
     elif options.do == "test":
         machine.install()
+        bring(machine, options.arguments)
         words = " ".join(map(shlex.quote, options.arguments))
         return interactive(machine, [f"cd {SOURCE} && kronos-python -m pytest -p no:cacheprovider {words}"])
     return 0

@@ -12,10 +12,12 @@ from harness.guests import CACHE
 
 PACKAGE = "debian-installer-12-netboot-amd64"
 FILES = ("linux", "initrd.gz")
-PLACE = Path("debian-installer/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64")
-"""Where it is kept below a cache of the tests: 49 MB of a package of 133."""
-FETCHER, MIRROR_CHOOSER = "debian-installer", "Wget/"
-"""What two of its programs call themselves to a server that they ask, or how that begins."""
+PLACE = Path("/usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64")
+"""Where the package has them."""
+_KEPT = Path("debian-installer", *PLACE.parts[1:])
+"""Where they are kept below a cache of the tests: 49 MB of a package of 133."""
+AGENTS = ("debian-installer", "Wget/")
+"""How the names begin by which its programs go where they ask a server."""
 MEMORY = 1 << 30
 """Bytes of a guest for it: with half of that it stops to say that there is little."""
 
@@ -44,12 +46,13 @@ class NotToBeHad(Exception):
 
 def debian_installer(cache: Path = CACHE) -> Path:
     """The directory with its `FILES`, fetched by apt where they are missing. Raises NotToBeHad."""
-    found = cache / PLACE
-    if not all((found / name).exists() for name in FILES):
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="debian-installer-", dir=cache) as work:
-            _fetch(Path(work), found)
-    return found
+    for found in (PLACE, cache / _KEPT):
+        if all((found / name).exists() for name in FILES):
+            return found
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="debian-installer-", dir=cache) as work:
+        _fetch(Path(work), cache / _KEPT)
+    return cache / _KEPT
 
 
 def _fetch(work: Path, found: Path) -> None:
@@ -66,5 +69,5 @@ def _fetch(work: Path, found: Path) -> None:
     found.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         part = found / f"{name}.{os.getpid()}"
-        shutil.copy(work / PLACE.relative_to("debian-installer") / name, part)
+        shutil.copy(work / PLACE.relative_to("/") / name, part)
         part.rename(found / name)

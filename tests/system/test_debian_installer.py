@@ -10,10 +10,9 @@ from harness import guests
 from harness.client import Client
 from harness.daemon import Daemon, wait_until
 from harness.debian_installer import (
-    FETCHER,
+    AGENTS,
     FILES,
     MEMORY,
-    MIRROR_CHOOSER,
     PRESEED,
     RELEASE,
     NotToBeHad,
@@ -70,16 +69,16 @@ def test_debians_installer_is_booted_told_what_to_do_and_asks_its_mirror(
     assert archive.agents[kernel] == {"eliloader"}
 
     guest.says("Configuring the network with DHCP", SLOW)
-    asked_by_the_guest(guest, archive, "/preseed.cfg", FETCHER)
-    asked_by_the_guest(guest, archive, "/debian/dists/bookworm/Release", MIRROR_CHOOSER)
+    asked_by_the_guest(guest, archive, "/preseed.cfg")
+    asked_by_the_guest(guest, archive, "/debian/dists/bookworm/Release")
     client("VM.hard_shutdown", guest.vm)
 
 
-def asked_by_the_guest(guest: Guest, archive: Repository, path: str, agent: str) -> None:
+def asked_by_the_guest(guest: Guest, archive: Repository, path: str) -> None:
     """Wait until the installer has asked for a file, with a client of its own."""
     wait_until(
         lambda: path in archive.asked,
         SLOW,
         lambda: f"no {path} in {archive.asked}: {guest.console()[-3000:]}",
     )
-    assert all(each.startswith(agent) for each in archive.agents[path]), archive.agents[path]
+    assert all(each.startswith(AGENTS) for each in archive.agents[path]), archive.agents[path]

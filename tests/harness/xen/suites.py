@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import debian_installer
 from harness.xen.image import image
 from harness.xen.machine import SOURCE, Broken, Machine
 
@@ -50,6 +51,7 @@ _EVERYWHERE = (
 """These prove KVM's guests too, and run here as they are."""
 
 _GUESTS_OF_LOADERS = ("tests/system/test_installing.py", "tests/system/test_guest_channel.py")
+_DEBIANS_INSTALLER = "tests/system/test_debian_installer.py"
 
 FULL = (
     Suite("pv", _EVERYWHERE),
@@ -58,6 +60,7 @@ FULL = (
     Suite("pv", _GUESTS_OF_LOADERS[:1], "its_own_disk or stays_off or suspended or killed_in"),
     Suite("pv", (_GUESTS_OF_LOADERS[1], "tests/system/test_system_vm.py"), "not hostile"),
     Suite("pvh", _GUESTS_OF_LOADERS, "boots_from_its_own_disk or at_its_boot"),
+    Suite("pv", (_DEBIANS_INSTALLER,)),
     Suite("pv", ("tests/system/xen",)),
 )
 
@@ -74,8 +77,24 @@ def missing() -> str:
     return ""
 
 
+def bring(machine: Machine, tests: Sequence[str]) -> None:
+    """Put what tests need, and a control domain cannot fetch, into one. Raises Broken, NotToBeHad."""
+    if not any(Path(_DEBIANS_INSTALLER).name in test for test in tests):
+        return
+    found, place = debian_installer.debian_installer(), debian_installer.PLACE
+    for name in debian_installer.FILES:
+        part = f"{place}/{name}.part"
+        put = f"mkdir -p {place}; test -e {place}/{name} || {{ cat >{part} && mv {part} {place}/{name}; }}"
+        machine.run(put, timeout=180, input=(found / name).read_bytes())
+
+
 def run(machine: Machine, suite: Suite, *, limit: float = LIMIT) -> bool:
     """Run a suite in a machine's control domain, its output on ours; whether all of it passed."""
+    try:
+        bring(machine, suite.tests)
+    except (Broken, debian_installer.NotToBeHad) as why:
+        print(f"{suite.name} has not what it needs: {why}", file=sys.stderr)
+        return False
     words = ["-m", "pytest", "-p", "no:cacheprovider", "-ra", "--durations=5", *suite.tests]
     if suite.only:
         words += ["-k", suite.only]
