@@ -19,6 +19,7 @@ from kronos import __version__
 from kronos.api import catalogue
 from kronos.auth import pam
 from kronos.background import operations as allowed_operations
+from kronos.background import release
 from kronos.background.channels import Channels
 from kronos.background.follow import Follow
 from kronos.background.inventory import host as host_inventory
@@ -29,7 +30,7 @@ from kronos.boot.tiny_guest import TinyGuest
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.journal import Journal, JournalBusy, JournalUnreadable
-from kronos.db.records import Host
+from kronos.db.records import Host, Network
 from kronos.dispatch import roles
 from kronos.dispatch.machine import Machine
 from kronos.dispatch.pipeline import Pipeline, coverage
@@ -40,6 +41,7 @@ from kronos.hypervisor.detection import Detected, detect
 from kronos.hypervisor.kvm import KVM, QEMU
 from kronos.hypervisor.xen import URI as XEN_URI
 from kronos.hypervisor.xen import Xen
+from kronos.network import firewall
 from kronos.network.bridge import BridgeNetwork
 from kronos.rules import operations
 from kronos.server import doors
@@ -274,6 +276,21 @@ def check(settings: Settings, *, as_json: bool) -> int:
     return (report.write_json if as_json else report.write)(results, sys.stdout)
 
 
+def release_networks(settings: Settings) -> int:
+    """Take back what of this host's network no guest uses; 0, or 1 with the reason on standard error."""
+    try:
+        if settings.database.exists():
+            db = Database(Journal(settings.database))
+            db.load()
+            names = {row.bridge for row in db.all(Network)}
+            release.networks(names, BridgeNetwork(settings.state / "network"))
+        firewall.dismantle()
+    except (JournalBusy, JournalUnreadable, Failure, CommandFailed, OSError) as error:
+        print(f"xapi: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="xapi",
@@ -290,6 +307,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="say what this host lacks to run guests and what to do about it, and end: 0 if they can run, else 1",
     )
     parser.add_argument("--json", action="store_true", help="with --check: as one JSON document")
+    parser.add_argument(
+        "--release",
+        action="store_true",
+        help="take back the bridges, addresses and rules that no guest uses, and end; while xapi is stopped",
+    )
     parser.add_argument("--coverage", action="store_true", help="print which messages are served, and end")
     parser.add_argument(
         "-o",
@@ -332,6 +354,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if options.check:
         return check(settings, as_json=options.json)
+    if options.release:
+        return release_networks(settings)
     logs.configure(settings.log_level.upper())
     os.umask(0o022)
     _allow_files()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +50,27 @@ def test_a_check_needs_settings_that_can_be_read() -> None:
 
     assert done.returncode == 2
     assert "no_such_setting" in done.stderr
+
+
+def test_the_service_manager_hears_that_the_loop_turns(tmp_path: Path) -> None:
+    """As often as it asked for, and from a loop that runs: a daemon that hangs says nothing more."""
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(30)
+        program = "import asyncio\nfrom kronos import daemon\nasyncio.run(daemon._watched())"
+        asked = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "20000"}
+        with subprocess.Popen([sys.executable, "-c", program], env=os.environ | asked) as process:
+            said = [manager.recv(100) for _ in range(3)]
+            process.kill()
+
+    assert said == [b"WATCHDOG=1"] * 3
+
+
+def test_nothing_is_to_be_taken_back_of_a_host_where_the_daemon_never_ran(tmp_path: Path) -> None:
+    before = "from kronos.network import firewall\nfirewall.dismantle = lambda: None"
+
+    done = xapi("--release", "-o", f"state={tmp_path}", before=before)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []

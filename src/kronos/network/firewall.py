@@ -61,6 +61,12 @@ def secured() -> set[str]:
     return found - {names.emulated(device) for device in found}
 
 
+def dismantle() -> None:
+    """Take away the frame in which ports' rules are, unless a port has some. Raises CommandFailed."""
+    if not secured():
+        _nft("delete", "table", "bridge", TABLE)
+
+
 def translate(bridge: str, subnet: Subnet) -> None:
     """Let an internal network's guests out behind the host's address, and nobody in.
 
