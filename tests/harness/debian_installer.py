@@ -31,13 +31,22 @@ d-i mirror/http/directory string /debian
 d-i mirror/http/proxy string
 d-i mirror/suite string bookworm
 """
-RELEASE = """\
+RELEASES = {
+    "dists/bookworm/Release": """\
 Origin: Debian
-Suite: oldstable
+Suite: bookworm
 Codename: bookworm
 Architectures: amd64
 Components: main
-"""
+""",
+    "dists/bookworm/main/binary-amd64/Release": """\
+Origin: Debian
+Archive: bookworm
+Component: main
+Architecture: amd64
+""",
+}
+"""What makes a server a mirror to it, by path."""
 
 
 class NotToBeHad(Exception):
