@@ -1,0 +1,91 @@
+"""The files that the packages install beside the code say what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kronos.commands import facts
+from kronos.system import settings
+from kronos.system.settings import Settings
+
+PACKAGING = Path(__file__).parents[3] / "packaging"
+
+
+def unit() -> dict[str, list[str]]:
+    """The assignments of xapi.service by name."""
+    found: dict[str, list[str]] = {}
+    for line in (PACKAGING / "systemd/xapi.service").read_text().splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+@pytest.fixture(scope="module")
+def manual() -> ModuleType:
+    found = importlib.util.spec_from_file_location("manual", PACKAGING / "manual.py")
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_the_settings_file_shows_every_setting_with_its_default(tmp_path: Path) -> None:
+    text = (PACKAGING / "xapi.toml").read_text()
+    uncommented = "\n".join(re.findall(r"^# (\w+ = .*)$", text, re.M))
+    (tmp_path / "xapi.toml").write_text(uncommented)
+
+    assert settings.read(tmp_path / "xapi.toml", {}) == Settings()
+    assert set(tomllib.loads(uncommented)) == {field.name for field in fields(Settings)}
+    assert tomllib.loads(text) == {}, "it changes nothing until somebody edits it"
+
+
+def test_the_service_keeps_the_folders_that_the_settings_name() -> None:
+    assert unit()["StateDirectory"] == [str(Settings().state.relative_to("/var/lib"))]
+    assert unit()["RuntimeDirectory"] == [str(Settings().run.relative_to("/run"))]
+
+
+def test_guests_and_their_address_service_outlive_the_service() -> None:
+    assert unit()["KillMode"] == ["process"]
+    assert unit()["RuntimeDirectoryPreserve"] == ["yes"]
+
+
+def test_apparmor_lets_guests_into_the_folder_of_their_sockets() -> None:
+    assert f"  {Settings().run}/** rwk,\n" in (PACKAGING / "apparmor/xapi").read_text()
+
+
+def test_the_password_service_has_the_name_that_the_daemon_asks_for() -> None:
+    assert (PACKAGING / "pam.d" / Settings().pam_service).is_file()
+
+
+def test_manual_pages_tell_of_every_setting_and_every_command(manual: ModuleType) -> None:
+    page = "\n".join(manual.xapi_toml())
+    for field in fields(Settings):
+        assert f"\\fB{field.name}\\fR" in page
+    commands = "\n".join(manual.commands())
+    for name, entry in facts.commands().items():
+        assert ("hidden" in entry.flags) != (f"\\fB{manual.plain(name)}\\fR" in commands)
+
+
+def test_manual_pages_tell_of_every_option(manual: ModuleType) -> None:
+    for page, known in ((manual.xapi(), "--release"), (manual.eliloader(), "--default_args")):
+        listed = "\n".join(page)
+        assert f"\\fB{manual.plain(known)}" in listed
+    assert "xapi.toml (5)" in "\n".join(manual.xapi())
+
+
+def test_what_troff_would_take_for_a_request_is_text(manual: ModuleType) -> None:
+    assert manual.plain(".so /etc/passwd") == "\\&.so /etc/passwd"
+    assert manual.inline("'tis `a-b` \\n") == "\\&'tis \\fBa\\-b\\fR \\en"
+
+
+def test_tables_become_lists(manual: ModuleType) -> None:
+    lines = ["| key | default | meaning |", "|---|---|---|", "| `a` | 1 | first |", "| `b` | | second |"]
+    assert list(manual.table(lines)) == [".TP", "\\fBa\\fR (1)", "first", ".TP", "\\fBb\\fR", "second"]
