@@ -8,6 +8,12 @@ from typing import Any
 import pytest
 
 from harness.daemon import RUNNING
+from harness.xen import control_domain, repeats
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if control_domain.here():
+        config.pluginmanager.register(repeats)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -118,6 +118,15 @@ class Xen(XenDisks):
             raise Failure("DOMAIN_EXISTS", domain.uuid, str(self._lookup(domain.uuid).ID()))
         return self._claimed(domain)
 
+    def suspend(self, uuid: str, path: Path) -> None:
+        try:
+            super().suspend(uuid, path)
+        except Failure as failure:
+            # A guest saves itself: one that has not booted so far, or hangs, does not, and runs on after a minute.
+            if "Failed to save domain" in failure.params[0] and self.runs(uuid):
+                raise Failure("VM_FAILED_SUSPEND_ACKNOWLEDGMENT", uuid) from failure
+            raise
+
     def abandon_suspend(self, uuid: str) -> None:
         # libxl has no way to stop a save; it ends by itself, with the guest gone or running on.
         self.await_start(uuid)
@@ -142,6 +151,8 @@ class Xen(XenDisks):
             document = image.device_document(domain.XMLDesc(), device)
             if document is None:
                 raise Failure("DEVICE_ALREADY_DETACHED", uuid)
+            if ElementTree.fromstring(document).get("device") == "cdrom":  # noqa: S314 - libvirt's own writing
+                raise Failure("VM_LACKS_FEATURE", uuid)  # libvirt plugs and unplugs no drives
             try:
                 domain.detachDeviceFlags(document, LIVE)
             except libvirt.libvirtError as error:

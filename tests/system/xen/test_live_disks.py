@@ -37,7 +37,7 @@ PATIENCE = 120.0
 
 
 class Guest:
-    """A PV guest with two qcow2 disks, 0 and 1."""
+    """A PV or PVH guest with two qcow2 disks, 0 and 1."""
 
     def __init__(self, hypervisor: Xen, sr: Path) -> None:
         self.hypervisor = hypervisor
@@ -52,13 +52,30 @@ class Guest:
             memory_static_max=128 * MIB,
             memory_target=128 * MIB,
             boot=DirectKernel(control_domain.KERNEL, tiny.ramdisk, "console=hvc0 quiet"),
-            kind="pv",
+            kind=control_domain.KIND,
             platform=Platform(vga="none", usb=False),
             disks=[Disk(number, head, format="qcow2") for number, head in self.heads.items()],
         )
         self.uuid = self.domain.uuid
         self.hypervisor.watch(lambda event: self.events.append(event.kind))
         self.hypervisor.start(self.domain)
+        self.listen()
+
+    def another_daemon(self) -> None:
+        """Go on with a driver that has not seen what was done so far."""
+        self.hypervisor.close()
+        self.hypervisor = Xen(URI, self.hypervisor.places.root)
+        self.hypervisor.watch(lambda event: self.events.append(event.kind))
+        self.recorder.reconnect(self.hypervisor.serial(self.uuid).socket)
+
+    def reboot(self) -> None:
+        self.recorder.stop()
+        self.events.clear()
+        self.hypervisor.reboot(self.uuid)
+        until = time.monotonic() + PATIENCE
+        while EventKind.REBOOTED not in self.events:
+            assert time.monotonic() < until, self.events
+            time.sleep(0.2)
         self.listen()
 
     def listen(self) -> None:
@@ -111,8 +128,8 @@ class Guest:
 @pytest.fixture(scope="module")
 def hypervisor() -> Iterator[Xen]:
     run = Path(tempfile.mkdtemp(prefix="kl-", dir="/run"))
+    yield Xen(URI, run)
     made = Xen(URI, run)
-    yield made
     for status in made.statuses():
         if (run / status.uuid).exists():
             made.destroy(status.uuid)
@@ -255,21 +272,30 @@ def test_trap_1_a_frozen_layer_is_read_by_nbd_without_the_guests_qemu(guest: Gue
 def test_trap_2_a_guest_that_reboots_finds_what_it_wrote(guest: Guest) -> None:
     """Xen opens the file again that it was told of at first, which is by now beneath others."""
     guest.snapshot()
-    guest.recorder.stop()
-    guest.events.clear()
-    guest.hypervisor.limit_disk(guest.uuid, 0, Limits())
 
-    guest.hypervisor.reboot(guest.uuid)
+    guest.reboot()
 
-    until = time.monotonic() + PATIENCE
-    while EventKind.REBOOTED not in guest.events:
-        assert time.monotonic() < until, guest.events
-        time.sleep(0.2)
-    guest.listen()
     guest.verify()
     layer, base = guest.heads[0], guest.sr / backing(guest.heads[0])
     guest.hypervisor.commit_disk(guest.uuid, 0, layer)
     guest.heads[0] = base
+    guest.verify()
+
+
+def test_a_limit_holds_after_a_reboot_that_another_daemon_sees(guest: Guest) -> None:
+    """It ends with the guest's QEMU."""
+    guest.hypervisor.limit_disk(guest.uuid, 0, Limits(requests_per_second=2))
+    guest.another_daemon()
+
+    guest.reboot()
+
+    guest.recorder.advance("xvda")
+    before, began = guest.hypervisor.disk_statistics(guest.uuid)[0], time.monotonic()
+    guest.recorder.advance("xvda", 8)
+    after, passed = guest.hypervisor.disk_statistics(guest.uuid)[0], time.monotonic() - began
+    done = after.read_requests + after.write_requests - before.read_requests - before.write_requests
+    assert 8 <= done <= 2 * passed + 4
+    guest.hypervisor.limit_disk(guest.uuid, 0, Limits())
     guest.verify()
 
 
