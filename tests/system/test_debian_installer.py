@@ -50,8 +50,16 @@ def archive(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     made.close()
 
 
+@pytest.fixture
+def patient(daemon: Daemon, client: Client) -> Iterator[Client]:
+    """A client that waits while an emulated host fetches and unpacks 50 MB; the other one cleans up."""
+    made = daemon.client(timeout=SLOW)
+    yield made
+    made.close()
+
+
 def test_debians_installer_is_booted_told_what_to_do_and_asks_its_mirror(
-    daemon: Daemon, client: Client, archive: Repository
+    daemon: Daemon, patient: Client, archive: Repository
 ) -> None:
     # No screen of its own, so that what it says can be read on the console.
     arguments = (
@@ -62,9 +70,11 @@ def test_debians_installer_is_booted_told_what_to_do_and_asks_its_mirror(
         ("memory_static_min", "memory_static_max", "memory_dynamic_min", "memory_dynamic_max"), MEMORY
     )
     source = {"install-repository": f"{archive.url}/debian"}
-    guest = Guest(daemon, client, DEBIANLIKE | source, PV_args=arguments, **memory)
-    outside = client("network.create", {"name_label": "outside", "name_description": "", "other_config": NAT})
-    guests.add_interface(client, guest.vm, outside)
+    guest = Guest(daemon, patient, DEBIANLIKE | source, PV_args=arguments, **memory)
+    outside = patient(
+        "network.create", {"name_label": "outside", "name_description": "", "other_config": NAT}
+    )
+    guests.add_interface(patient, guest.vm, outside)
     guest.start()
     kernel = f"/debian/{DEBIAN}/netboot/debian-installer/amd64/linux"
     assert archive.agents[kernel] == {"eliloader"}
@@ -74,7 +84,7 @@ def test_debians_installer_is_booted_told_what_to_do_and_asks_its_mirror(
     asked_by_the_guest(guest, archive, "/debian/dists/bookworm/Release")
     # It has taken the mirror and goes on to its next part. The archive's signature is not ours to give.
     asked_by_the_guest(guest, archive, "/debian/dists/bookworm/Release.gpg")
-    client("VM.hard_shutdown", guest.vm)
+    patient("VM.hard_shutdown", guest.vm)
 
 
 def asked_by_the_guest(guest: Guest, archive: Repository, path: str) -> None:
