@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness import debian_installer
 from harness.xen.image import image
-from harness.xen.machine import SOURCE, Broken, Machine
+from harness.xen.machine import SOURCE, Broken, Machine, Pair
 
 NEEDED = 4 << 30
 """Bytes of free memory that a machine with guests takes."""
@@ -61,6 +61,7 @@ FULL = (
     Suite("pv", (_GUESTS_OF_LOADERS[1], "tests/system/test_system_vm.py"), "not hostile"),
     Suite("pvh", _GUESTS_OF_LOADERS, "boots_from_its_own_disk or at_its_boot"),
     Suite("pv", (_DEBIANS_INSTALLER,)),
+    Suite("pvh", ("tests/system/xen/test_live_disks.py",)),
     Suite("pv", ("tests/system/xen",)),
 )
 
@@ -119,6 +120,29 @@ def across_reboot(machine: Machine) -> bool:
     except Broken as broken:
         print(broken, file=sys.stderr)
         return False
+    return True
+
+
+def across_hosts(say: Callable[[str], None]) -> bool:
+    """Move guests to a second host, with what their disks were changed to meanwhile; whether nothing was lost."""
+    program = f"cd {SOURCE} && PYTHONPATH=tests kronos-python tests/system/xen/across_hosts.py"
+    with tempfile.TemporaryDirectory(prefix="kxen-") as directory:
+        pair = Pair(Path(directory))
+        small = {"processors": 1, "memory": 2048, "control_domain_memory": 1024}
+        here, there = machines = [Machine(image(progress=say), number=n, pair=pair, **small) for n in (1, 2)]
+        try:
+            with ThreadPoolExecutor(2) as both:
+                list(both.map(lambda machine: machine.start().install(), machines))
+            there.run(f"({program} there) >/tmp/there.log 2>&1 </dev/null &")
+            print(here.run(f"{program} here", timeout=LIMIT / 4), file=sys.stderr)
+        except Broken as broken:
+            print(broken, file=sys.stderr)
+            if there.runs:
+                print(there.run("cat /tmp/there.log || true"), file=sys.stderr)
+            return False
+        finally:
+            for machine in machines:
+                machine.close()
     return True
 
 
