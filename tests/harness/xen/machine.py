@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.xen.image import REPOSITORY, Image
@@ -36,8 +37,34 @@ class Broken(Exception):
     """The machine did not do what it should; the text has the end of its console."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    """What the machines 1 and 2 share: a network, in which they are 10.9.0.1 and 10.9.0.2, and a disk, /dev/vdb. All of
+    it lies in `directory`."""
+
+    directory: Path
+    size: int = 512 << 20
+
+    def devices(self, number: int) -> list[str]:
+        """Their words for QEMU, for one of the two."""
+        disk, line = self.directory / "disk", self.directory / "network"
+        with disk.open("ab") as file:
+            file.truncate(self.size)
+        until = time.monotonic() + 20
+        while number == 2 and not line.exists() and time.monotonic() < until:
+            time.sleep(0.1)  # the first one makes it
+        net = f"stream,id=pair,server={'on' if number == 1 else 'off'},addr.type=unix,addr.path={line}"
+        # Both read and write by the cache of the machine that emulates them, which is the storage to them.
+        drive = f"file={disk},if=none,id=shared,format=raw,cache=unsafe,discard=unmap"
+        return [
+            *("-netdev", net),
+            *("-device", f"virtio-net-pci,netdev=pair,mac=52:54:00:12:35:0{number},romfile="),
+            *("-drive", drive, "-device", "virtio-blk-pci,drive=shared,share-rw=on"),
+        ]
+
+
 class Machine:
-    """One machine. `number` tells it from others that run beside it."""
+    """One machine. `number` tells it from others that run beside it, `pair` is what it shares with one of them."""
 
     def __init__(
         self,
@@ -48,12 +75,14 @@ class Machine:
         processors: int = 2,
         memory: int = MEMORY,
         control_domain_memory: int = CONTROL_DOMAIN_MEMORY,
+        pair: Pair | None = None,
     ) -> None:
         self.image = image
         self.number = number
         self.processors = processors
         self.memory = memory
         self.control_domain_memory = control_domain_memory
+        self.pair = pair
         self._own = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="kxen-", dir="/tmp"))
         self.directory.mkdir(exist_ok=True)
@@ -149,6 +178,7 @@ class Machine:
             *("-initrd", f"{linux},{self.image.ramdisk}"),
             *("-drive", disk, "-device", "virtio-blk-pci,drive=disk"),
             *("-netdev", net, "-device", f"virtio-net-pci,netdev=net,mac={mac},romfile="),
+            *(self.pair.devices(self.number) if self.pair is not None else ()),
         ]
 
     def _disconnect(self) -> None:
