@@ -68,8 +68,8 @@ def control() -> dict[str, dict[str, str]]:
 
 
 def named(package: str, field: str) -> set[str]:
-    """The packages in a field of relations, without versions."""
-    relations = control()[package].get(field, "").split(",")
+    """The packages in a field of relations, without versions; alternatives count as each of them."""
+    relations = control()[package].get(field, "").replace("|", ",").split(",")
     return {words[0] for relation in relations if (words := relation.split()) and words[0][0] != "$"}
 
 
