@@ -185,6 +185,23 @@ class QdiskDisks:
             _prune(monitor, target)
             self._tidy(monitor, uuid, target)
 
+    def take_over(self, uuid: str, target: str, image: Path, form: str) -> None:
+        """Have a disk that its guest has not used yet show another image of the same size, as it is: the guest came
+        from another host, and its image may only be opened when that one has let go of it."""
+        with self._changing(uuid, target) as monitor, ExitStack() as undo:
+            root = _root(blockgraph.read(monitor), uuid, target)
+            new = _new_name(target)
+            _add_node(monitor, new, image, form, like=root)
+            undo.callback(delete, monitor, new)
+            arguments = {"device": root.name, "target": new, "sync": "none"}
+            with self._job(monitor, "blockdev-mirror", target, arguments, []) as job:
+                job.await_ready(None)
+                with self._renamed(uuid, target, image, form, root):
+                    job.complete(lambda: None)
+            undo.pop_all()
+            _prune(monitor, target)
+            self._tidy(monitor, uuid, target)
+
     # Properties
 
     def resize(self, uuid: str, target: str, size: int) -> None:

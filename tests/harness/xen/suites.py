@@ -6,8 +6,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,7 +131,8 @@ def across_hosts(say: Callable[[str], None]) -> bool:
     with tempfile.TemporaryDirectory(prefix="kxen-") as directory:
         pair = Pair(Path(directory))
         small = {"processors": 1, "memory": 2048, "control_domain_memory": 1024}
-        here, there = machines = [Machine(image(progress=say), number=n, pair=pair, **small) for n in (1, 2)]
+        made = image(progress=say)
+        here, there = machines = tuple(Machine(made, number=n, pair=pair, **small) for n in (1, 2))
         try:
             with ThreadPoolExecutor(2) as both:
                 list(both.map(lambda machine: machine.start().install(), machines))
@@ -150,7 +153,7 @@ def run_all(
     suites: tuple[Suite, ...], say: Callable[[str], None], *, limit: float = LIMIT, reboot: bool = False
 ) -> bool:
     """Start a machine, run suites in it one after the other, and say how long each took; whether all passed. `reboot`:
-    what only a reboot of the host shows, at the end."""
+    what only a reboot of the host and a second host show, at the end."""
     began = time.monotonic()
     machine = Machine(image(progress=say))
     times, passed = [], True
@@ -178,6 +181,12 @@ def run_all(
             passed = passed and fine
     finally:
         machine.close()
+    if reboot:
+        start = time.monotonic()
+        fine = across_hosts(say)
+        verdict = "passed" if fine else "FAILED"
+        times.append(("guests that move between two hosts", time.monotonic() - start, verdict))
+        passed = passed and fine
     for name, seconds, verdict in times:
         say(f"{seconds:7.1f} s  {verdict:6}  {name}")
     return passed

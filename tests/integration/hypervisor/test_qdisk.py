@@ -259,6 +259,27 @@ def test_the_top_layer_alone_moves_onto_a_copy_of_what_is_beneath(guest: Guest) 
     guest.verify()
 
 
+def test_a_disk_that_waited_empty_takes_over_what_was_written_on_another_host(directory: Path) -> None:
+    guest = Guest(directory)
+    empty, base = guest.heads["xvda"], guest.sr / "written-there.qcow2"
+    guest.old["xvda"] = prepare(base)
+    guest.heads["xvda"] = base
+    guest.heads["xvda"] = top = guest.overlay("xvda")
+    bitmap = ["qemu-img", "bitmap", "--add", "-f", "qcow2", top, "cbt"]
+    subprocess.run(bitmap, check=True)
+    then = base.read_bytes()
+
+    guest.disks.take_over(guest.uuid, "xvda", top, "qcow2")
+
+    assert guest.open_files() == {top.name, base.name} and guest.claims.top(guest.uuid, "xvda") == top
+    assert [one.usable for one in guest.disks.bitmaps(guest.uuid, "xvda")] == [True]
+    empty.unlink()
+    guest.recording()
+    guest.snapshot()
+    assert base.read_bytes() == then
+    guest.verify()
+
+
 def test_a_copy_that_is_called_off_leaves_the_disk_where_it_was(guest: Guest) -> None:
     base = guest.heads["xvda"]
     target = guest.sr / "elsewhere.qcow2"
