@@ -20,7 +20,7 @@ from harness.debian_installer import (
 )
 from harness.repository import ARGUMENTS, DEBIAN, DEBIANLIKE, LIMIT, PATIENCE, Guest, Repository
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(2 * LIMIT)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(4 * LIMIT)]
 
 SLOW = 4 * PATIENCE
 """Seconds for what takes one or two minutes on idle cores, where there are some to spare."""
