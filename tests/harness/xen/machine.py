@@ -244,11 +244,12 @@ class Machine:
             )
         return text
 
-    def install(self) -> None:
-        """Put this checkout and the packages that its tests need into the control domain."""
-        site = next((REPOSITORY / ".venv" / "lib").glob("python3*/site-packages"))
+    def install(self, *, packages: bool = True) -> None:
+        """Put this checkout, and the packages that its tests need, into the control domain."""
         self._send(REPOSITORY, _SENT, f"{SOURCE}", ("node_modules", "clients-npm"))
-        self._send(site, (".",), f"{SOURCE}/site-packages", _NOT_NEEDED)
+        if packages:
+            site = next((REPOSITORY / ".venv" / "lib").glob("python3*/site-packages"))
+            self._send(site, (".",), f"{SOURCE}/site-packages", _NOT_NEEDED)
         python = f"PYTHONPATH={SOURCE}/src:{SOURCE}/site-packages:$PYTHONPATH exec /usr/bin/python3"
         scripts = {"xapi": f"{python} -m kronos.daemon", "eliloader": f"{python} -m kronos.boot.eliloader"}
         scripts["kronos-python"] = python

@@ -135,7 +135,7 @@ def across_hosts(say: Callable[[str], None]) -> bool:
         here, there = machines = tuple(Machine(made, number=n, pair=pair, **small) for n in (1, 2))
         try:
             with ThreadPoolExecutor(2) as both:
-                list(both.map(lambda machine: machine.start().install(), machines))
+                list(both.map(lambda machine: machine.start().install(packages=False), machines))
             there.run(f"({program} there) >/tmp/there.log 2>&1 </dev/null &")
             print(here.run(f"{program} here", timeout=LIMIT / 4), file=sys.stderr)
         except Broken as broken:

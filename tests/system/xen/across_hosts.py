@@ -77,7 +77,8 @@ class Second:
             (RUN / uuid / f"{target}.qcow2").unlink()
         self.hypervisor.unpause(uuid)
         self.recorders[uuid] = Recorder.on_socket(self.hypervisor.serial(uuid).socket, PATIENCE)
-        self.recorders[uuid].advance("xvda", 5, PATIENCE)
+        for records in (1, 5):  # the first one that it says, and some more
+            self.recorders[uuid].advance("xvda", records, PATIENCE)
 
     def ask(self, uuid: str, line: str) -> str:
         return self.recorders[uuid].ask(line, PATIENCE)
