@@ -37,7 +37,8 @@ HASTY = "bs=64k count=16 2>/dev/null"
 
 
 def command(*argv: str | Path) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout
+    # The first use of LVM takes a minute on a machine that has hardly any processor.
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=2 * PATIENCE).stdout
 
 
 def volume(kind: str, target: str, layer: str) -> Path:
