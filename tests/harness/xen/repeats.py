@@ -13,7 +13,7 @@ import subprocess
 import pytest
 from _pytest.runner import runtestprotocol
 
-TIMES = 2
+TIMES = 4
 _FAULT = re.compile(r"\(XEN\) (d\d+)v\d+ Triple fault")
 
 repeated: list[str] = []
