@@ -14,7 +14,7 @@ from kronos.background.follow import Follow
 from kronos.background.inventory import storage as storage_inventory
 from kronos.background.reconcile import reconcile
 from kronos.datamodel.errors import Failure
-from kronos.db.records import VBD, VDI, VIF, VM, Console, Task, VM_metrics
+from kronos.db.records import VBD, VDI, VIF, VM, Console, Host, Host_metrics, Task, VM_metrics
 from kronos.dispatch.task import Task as Shown
 from kronos.dispatch.workers import Workers
 from kronos.hypervisor.base import State
@@ -277,6 +277,26 @@ def test_a_migration_that_is_not_live_suspends_and_resumes(host):
     assert (vm.power_state, vm.suspend_VDI) == ("Running", "OpaqueRef:NULL")
     assert vm.domid != before
     assert not [vdi for vdi in host.db.all(VDI) if vdi.type == "suspend"]
+
+
+def test_a_vm_moves_within_its_host_though_that_takes_no_new_ones(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    before = vm.domid
+    host.db.get(Host, vm.resident_on).enabled = False
+    host("VM.pool_migrate", vm.ref, vm.resident_on, {"live": "false"})
+    assert vm.power_state == "Running"
+    assert vm.domid != before
+
+
+def test_a_vm_that_could_not_be_resumed_is_not_suspended_for_a_migration(host):
+    vm = halted_vm(host)
+    host("VM.start", vm.ref, False, False)
+    before = vm.domid
+    host.db.get(Host_metrics, host.db.get(Host, vm.resident_on).metrics).live = False
+    with pytest.raises(Failure, match="HOST_NOT_LIVE"):
+        host("VM.pool_migrate", vm.ref, vm.resident_on, {"live": "false"})
+    assert (vm.power_state, vm.domid) == ("Running", before)
 
 
 def test_a_guest_that_cannot_move_while_it_runs_is_left_alone_and_the_way_out_is_told(host, monkeypatch):

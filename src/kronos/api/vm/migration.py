@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from kronos.api.vm.lifecycle import save, wake
+from contextlib import ExitStack
+from functools import partial
+
+from kronos.api.vm.lifecycle import reserve, save, wake
 from kronos.api.vm.naming import named_by_reference
 from kronos.datamodel.errors import Failure
 from kronos.db.records import VM, Host
@@ -18,7 +21,8 @@ def pool_migrate(call: Call, vm: str, host: str, options: dict[str, str]) -> Non
 
     With `live=false` it is suspended, and resumed by a new process: how a guest comes to a QEMU that was updated. It
     stays Suspended, with its memory kept, if it cannot be resumed. Raises VM_MIGRATE_FAILED [vm, source, destination,
-    message] where a guest of its kind cannot be moved while it runs, and what VM.suspend and VM.resume raise.
+    message] where a guest of its kind cannot be moved while it runs, what VM.suspend and VM.resume_on raise, and
+    NOT_IMPLEMENTED for other live migrations.
     """
     row, there = call.db.get(VM, vm), call.db.get(Host, host)
     if is_true(options.get("live")):
@@ -28,5 +32,9 @@ def pool_migrate(call: Call, vm: str, host: str, options: dict[str, str]) -> Non
             advice = f"{obstacle} Migrate it with live=false: it is suspended, and resumed there."
             raise Failure("VM_MIGRATE_FAILED", vm, row.resident_on, host, advice)
         raise Failure("NOT_IMPLEMENTED", "VM.pool_migrate")
-    save(call, row)
-    wake(call, row, lambda: placement.assert_can_boot_here(call.db, row, there), paused=False)
+    with ExitStack() as undo:
+        # There is room: it has its memory already, and keeps it. What else is in the way is told while it runs.
+        check = partial(placement.assert_can_boot_here, call.db, row, there, with_memory=False)
+        reserve(call, row, check, undo)
+        save(call, row)
+        wake(call, row, bool, paused=False)

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 INTERNAL = "is_host_internal_management_network"
 LIVE = ("Running", "Paused")
-REBOOTS = ("clean_reboot", "hard_reboot")
+REBOOTS = ("clean_reboot", "hard_reboot", "pool_migrate")
 
 _turns = Turns()
 
