@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import digits
 from typing import Any
@@ -13,6 +13,7 @@ from kronos.hypervisor.disk_facts import Bitmap
 from kronos.hypervisor.qmp import Monitor
 
 _DEEPEST = 256
+_DESCRIBED = "json:"
 _NAMED = "/machine/peripheral/"
 
 
@@ -58,6 +59,15 @@ class Graph:
                 return self._names.get(child)
         return None
 
+    def storage(self, name: str) -> str:
+        """The node at the bottom of this one, which has the file itself."""
+        for _ in range(_DEEPEST):
+            below = self.child(name, "file")
+            if below is None or below not in self.nodes:
+                break
+            name = below
+        return name
+
     def parentless(self) -> Iterator[str]:
         """The nodes that nothing uses."""
         used = {child for _, child, _ in self._edges}
@@ -68,10 +78,9 @@ class Graph:
 
 def read(monitor: Monitor) -> Graph:
     """Ask a QEMU for all of it."""
-    nodes = {
-        node.name: node
+    listed = {
+        str(untrusted.get("node-name", "")): untrusted
         for untrusted in monitor.execute("query-named-block-nodes", {"flat": True})
-        for node in [_node(untrusted)]
     }
     devices: dict[str, str] = {}
     roots: dict[str, str] = {}
@@ -86,7 +95,16 @@ def read(monitor: Monitor) -> Graph:
     graph = monitor.execute("x-debug-query-block-graph")
     edges = [(int(edge["parent"]), int(edge["child"]), str(edge["name"])) for edge in graph["edges"]]
     names = {int(one["id"]): str(one["name"]) for one in graph["nodes"] if one["type"] == "block-driver"}
-    return Graph(nodes, devices, roots, edges, names)
+    found = Graph({name: _node(one) for name, one in listed.items()}, devices, roots, edges, names)
+    # The description of a node holds those of all beneath it, and is cut off where it gets longer than a path may be:
+    # after some twenty snapshots.
+    files = {
+        name: found.nodes[found.storage(name)].file
+        for name, one in listed.items()
+        if str(one.get("file", "")).startswith(_DESCRIBED)
+    }
+    nodes = {name: replace(node, file=files.get(name, node.file)) for name, node in found.nodes.items()}
+    return replace(found, nodes=nodes)
 
 
 def targets(monitor: Monitor) -> dict[str, str]:
@@ -134,10 +152,13 @@ def _bitmap(untrusted: Mapping[str, Any]) -> Bitmap:
 
 
 def _file(name: str) -> Path:
-    """The file in QEMU's description of a node, which is JSON where a name would not say all."""
+    """The file in QEMU's description of a node, which is JSON where a name would not say all; none in a part of one."""
     described: Any = name
-    if name.startswith("json:"):
-        described = json.loads(name.removeprefix("json:"))
+    if name.startswith(_DESCRIBED):
+        try:
+            described = json.loads(name.removeprefix(_DESCRIBED))
+        except ValueError:
+            described = ""
     for _ in range(_DEEPEST):
         if not isinstance(described, dict):
             break

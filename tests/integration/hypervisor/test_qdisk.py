@@ -67,7 +67,10 @@ class Guest:
         for target in self.targets:
             name = self.disks.claim(self.uuid, target, self.heads[target], "write", form=self.form)
             device = f"virtio-blk-pci,id={target},drive={target}-{self.form},iothread={target}"
-            command += ["-object", f"iothread,id={target}", "-blockdev", json.dumps(self.node(target, name))]
+            # Where such a thread polls, virtio (not Xen's back end) may miss a guest's kick while a node is replaced:
+            # QEMU 7.2 then leaves that write waiting for ever, once in some hundred snapshots.
+            thread = f"iothread,id={target},poll-max-ns=0"
+            command += ["-object", thread, "-blockdev", json.dumps(self.node(target, name))]
             command += ["-device", device]
         for left in (serial, monitor):
             left.unlink(missing_ok=True)
@@ -213,6 +216,15 @@ def test_snapshots_and_merges_in_turns_lose_nothing(guest: Guest) -> None:
     guest.verify()
 
 
+def test_a_chain_that_qemu_describes_only_in_part_is_known_to_its_end(guest: Guest) -> None:
+    heads = [guest.heads["xvda"], *(guest.snapshot()["xvda"] for _ in range(30))]
+
+    guest.disks.commit(guest.uuid, "xvda", heads[15])
+
+    assert guest.open_files() == {head.name for head in heads} - {heads[15].name}
+    guest.verify()
+
+
 def test_a_raw_disk_is_snapshot_and_merged_back(directory: Path) -> None:
     guest = Guest(directory, form="raw").recording()
     try:
@@ -319,7 +331,7 @@ def test_a_limited_disk_takes_that_many_requests_a_second(guest: Guest) -> None:
 
 def test_what_the_guest_does_is_counted(guest: Guest) -> None:
     before = guest.disks.statistics(guest.uuid)["xvda"]
-    guest.recorder.advance("vda", 10)
+    guest.recorder.advance("vda", 11)  # the first may have been written by then, and not been told
     after = guest.disks.statistics(guest.uuid)["xvda"]
 
     assert after.write_requests - before.write_requests >= 10
