@@ -133,7 +133,8 @@ class Xen(XenDisks):
 
     def live_migration_obstacle(self, uuid: str) -> str:
         with refusing(uuid):
-            paravirtual = self._lookup(uuid).OSType() == "linux"
+            # libvirt's answer is "xen" where its document has "linux".
+            paravirtual = self._lookup(uuid).OSType() in ("xen", "linux")
         if paravirtual and not _has_shadow_paging():
             # Xen notes which pages a PV guest writes to by shadowing its page tables; Debian builds it without.
             return "This Xen has no shadow paging, without which a PV guest cannot be moved while it runs."
