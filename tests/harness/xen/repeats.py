@@ -38,7 +38,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         if not (left and killed and any(report.failed for report in reports)):
             break
         repeated.append(f"{item.nodeid}: the emulated processor ended {', '.join(killed)}")
-        _forget_failed_fixtures(item)
+        _begin_anew(item)
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -50,9 +50,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"REPEATED {line}")
 
 
-def _forget_failed_fixtures(item: pytest.Item) -> None:
-    """What a module's tests share is made again if it could not be made."""
-    for definitions in item._fixtureinfo.name2fixturedefs.values():  # type: ignore[attr-defined]
-        for definition in definitions:
-            if definition.cached_result is not None and definition.cached_result[2] is not None:
-                definition.cached_result = None
+def _begin_anew(item: pytest.Item) -> None:
+    """Make again what this test shares with others: the guest that died may be all the module's."""
+    try:
+        item.session._setupstate.teardown_exact(None)
+    except Exception as error:  # noqa: BLE001 - a dead guest may not be ended as a live one
+        repeated.append(f"{item.nodeid}: {error!r} when what it shares with other tests was taken down")
