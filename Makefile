@@ -9,6 +9,9 @@ help:
 	@echo "make test-xen    the tests on real Xen, in an emulated machine (half an hour)"
 	@echo "make bench       measure each goal beside its floor"
 	@echo "make deb         build the Debian packages into build/deb"
+	@echo "make rpm         build the RPMs into build/rpm"
+	@echo "make repository  sign the packages that were built and put them into build/repository"
+	@echo "make test-packages  install, upgrade and purge the packages on emulated stock machines (half an hour)"
 	@echo "make stubs       write the generated stubs again"
 
 setup:
@@ -38,7 +41,16 @@ bench: setup-test
 deb:
 	@tools/deb
 
+rpm: setup-test
+	@tools/rpm
+
+repository:
+	@tools/repository
+
+test-packages: setup-test
+	@$(PYTHON) tools/test_packages.py
+
 stubs: setup
 	@$(PYTHON) tools/stubs.py
 
-.PHONY: help setup setup-test demo demo-stop check test test-xen bench deb stubs
+.PHONY: help setup setup-test demo demo-stop check test test-xen bench deb rpm repository test-packages stubs

@@ -110,7 +110,7 @@ def _tree(cache: Path, progress: Callable[[str], None]) -> Path:
     argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     # Its own kernel packages would make RAM disks that nobody boots.
     argv += ['--setup-hook=mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/etc/kernel/postinst.d"']
-    argv += ["--skip=check/empty,essential/unlink", SUITE, str(part), *_sources()]
+    argv += ["--skip=check/empty,essential/unlink", SUITE, str(part), *package_sources()]
     with archive.with_suffix(".log").open("wb") as log:
         done = subprocess.run(argv, stdout=log, stderr=log, timeout=1200)
     if done.returncode != 0:
@@ -120,7 +120,7 @@ def _tree(cache: Path, progress: Callable[[str], None]) -> Path:
     return archive
 
 
-def _sources() -> list[str]:
+def package_sources() -> list[str]:
     """This machine's own package sources: whoever runs the tests has said there where packages are."""
     places = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.sources"))]
     places += sorted(Path("/etc/apt/sources.list.d").glob("*.list"))
