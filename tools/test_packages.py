@@ -1,8 +1,9 @@
 """The packages as an administrator meets them: a signed repository, stock machines, apt-get, a guest.
 
 A stock Debian machine, emulated, gets nothing but `apt-get install xenserver-core` from the repository, reboots into
-Xen by its own boot loader, and runs a paravirtualised guest, which lives through an upgrade; then all is purged and looked
-for. The same with `xapi-kvm`, without Xen and a reboot. Takes half an hour; what each step took is printed.
+Xen by its own boot loader, and runs a paravirtualised guest, which lives through an upgrade; then all is purged, and
+what is left behind is looked for. The same with `xapi-kvm`, without Xen and a reboot. Takes half an hour; the time of
+each step is printed.
 """
 
 from __future__ import annotations
