@@ -180,6 +180,9 @@ def xapi() -> list[str]:
         ".TP",
         ".I /run/xapi",
         "consoles of running virtual machines",
+        ".TP",
+        ".IR /etc/xensource\\-inventory ,\\  /etc/xensource/pool.conf",
+        "what other tools look up of this host, written at each start",
         *see_also("xe.1", "xapi.toml.5", "eliloader.8"),
     ]
 
@@ -244,6 +247,31 @@ def xe() -> list[str]:
     ]
 
 
+def wait_init_complete() -> list[str]:
+    return [
+        *header("xapi-wait-init-complete", 8, "wait until xapi serves"),
+        ".SH SYNOPSIS",
+        ".B xapi\\-wait\\-init\\-complete",
+        "\\fIseconds\\fR [\\fItag\\fR]",
+        ".SH DESCRIPTION",
+        "Ends with 0 as soon as xapi.service is ready. If it is not after so many seconds, this is written to the",
+        "system log under the tag and to standard error, and it ends with 1. For scripts that run at boot.",
+        *see_also("xapi.8", "xe\\-toolstack\\-restart.8"),
+    ]
+
+
+def toolstack_restart() -> list[str]:
+    return [
+        *header("xe-toolstack-restart", 8, "restart the toolstack"),
+        ".SH SYNOPSIS",
+        ".B xe\\-toolstack\\-restart",
+        ".SH DESCRIPTION",
+        "Restarts xapi.service and ends when it is ready, or with 1 where it does not start. Virtual machines run on;",
+        "tasks that were under way fail, and undo what they had done.",
+        *see_also("xapi.8", "xapi\\-wait\\-init\\-complete.8"),
+    ]
+
+
 def commands() -> Iterator[str]:
     """Every command that has facts of its own, and what it takes."""
     described = facts.descriptions()
@@ -273,7 +301,14 @@ def printed(module: str, *arguments: str) -> str:
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
 
-PAGES = {"xapi.8": xapi, "xapi.toml.5": xapi_toml, "eliloader.8": eliloader, "xe.1": xe}
+PAGES = {
+    "xapi.8": xapi,
+    "xapi.toml.5": xapi_toml,
+    "xapi-wait-init-complete.8": wait_init_complete,
+    "xe-toolstack-restart.8": toolstack_restart,
+    "eliloader.8": eliloader,
+    "xe.1": xe,
+}
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ from kronos.background import operations as allowed_operations
 from kronos.background import release
 from kronos.background.channels import Channels
 from kronos.background.follow import Follow
+from kronos.background.inventory import files, networks, storage, templates
 from kronos.background.inventory import host as host_inventory
-from kronos.background.inventory import networks, storage, templates
 from kronos.boot import kernel_source, tiny_guest
 from kronos.boot.templates import SystemMode
 from kronos.boot.tiny_guest import TinyGuest
@@ -159,6 +159,7 @@ class Daemon:
             self.pipeline, registry.drivers(), settings.storage if settings.default_storage else None
         )
         templates.refresh(db, self._tiny_guest(), self._system_mode())
+        files.refresh(settings.state, db, host)
 
     def _hypervisor(self, detected: Detected) -> Hypervisor:
         settings = self.settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from kronos.background.inventory.files import INVENTORY, POOL
 from kronos.commands import facts
 from kronos.system import settings
 from kronos.system.settings import Settings
@@ -89,3 +91,44 @@ def test_what_troff_would_take_for_a_request_is_text(manual: ModuleType) -> None
 def test_tables_become_lists(manual: ModuleType) -> None:
     lines = ["| key | default | meaning |", "|---|---|---|", "| `a` | 1 | first |", "| `b` | | second |"]
     assert list(manual.table(lines)) == [".TP", "\\fBa\\fR (1)", "first", ".TP", "\\fBb\\fR", "second"]
+
+
+@pytest.mark.parametrize(
+    ("total", "administrators", "wanted"),
+    [
+        (4096, "", "dom0_mem=1228M,max:1228M"),
+        (16384, "console=com1", "console=com1 dom0_mem=1843M,max:1843M"),
+        (1 << 20, "", "dom0_mem=8192M,max:8192M"),
+        (4096, "dom0_mem=2G", "dom0_mem=2G"),
+    ],
+)
+def test_the_control_domain_leaves_memory_to_guests(
+    tmp_path: Path, total: int, administrators: str, wanted: str
+) -> None:
+    xl = tmp_path / "xl"
+    xl.write_text(f"#!/bin/sh\necho {total}\n")
+    xl.chmod(0o755)
+    script = f'set -e; GRUB_CMDLINE_XEN="{administrators}"; . {PACKAGING}/grub/xapi.cfg; printf %s "$GRUB_CMDLINE_XEN"'
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+
+    said = subprocess.run(["sh", "-c", script], env=environment, check=True, capture_output=True, text=True)
+
+    assert said.stdout == wanted
+
+
+def test_the_files_of_a_host_are_found_where_others_look() -> None:
+    links = [line.split() for line in (PACKAGING.parent / "debian/xapi.links").read_text().splitlines()]
+    assert links == [
+        [str(Settings().state / INVENTORY).lstrip("/"), "etc/xensource-inventory"],
+        [str(Settings().state / POOL).lstrip("/"), "etc/xensource/pool.conf"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["xapi-wait-init-complete", "xe-toolstack-restart"])
+def test_a_script_says_what_it_does(name: str) -> None:
+    script = PACKAGING / "scripts" / name
+    said = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=10)
+    assert said.returncode == 0
+    assert said.stdout.startswith(f"usage: {name}")
+    wrong = subprocess.run([script, "nonsense"], capture_output=True, text=True, timeout=10)
+    assert wrong.returncode != 0
