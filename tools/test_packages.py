@@ -123,6 +123,19 @@ class Host:
         self.run(f'test "$(xe vm-param-get uuid={uuid} param-name=power-state)" = running')
         self.run(f"ping -c 3 -W 5 {address}")
 
+    def comes_back(self, uuid: str) -> None:
+        pool = self.run("xe pool-list --minimal")
+        self.run(f"xe pool-param-set uuid={pool} other-config:auto_poweron=true")
+        self.run(f"xe vm-param-set uuid={uuid} other-config:auto_poweron=true")
+        with self.step("the host reboots, and the guest starts with it"):
+            self.machine.reboot()
+            state = f"xe vm-param-get uuid={uuid} param-name=power-state"
+            self.machine.until(f"{state} | grep running", 600)
+            self.machine.until(
+                f"xe vm-param-get uuid={uuid} param-name=networks | grep -o '0/ip: [0-9.]*'", 600
+            )
+        self.answers(uuid)
+
     def upgrade(self, uuid: str) -> None:
         domid = f"xe vm-param-get uuid={uuid} param-name=dom-id"
         before = self.run(domid), self.run(VERSION)
@@ -186,6 +199,7 @@ def tried(package: str, repository: Path, port: int, upgraded: bool) -> list[tup
         if package == "xenserver-core":
             host.into_xen()
         uuid = host.guest()
+        host.comes_back(uuid)
         if upgraded:
             publish(__version__, repository)
             host.upgrade(uuid)

@@ -20,6 +20,7 @@ from kronos.api import catalogue
 from kronos.auth import pam
 from kronos.background import operations as allowed_operations
 from kronos.background import release
+from kronos.background.autostart import start_after_boot
 from kronos.background.channels import Channels
 from kronos.background.follow import Follow
 from kronos.background.inventory import files, networks, storage, templates
@@ -145,6 +146,7 @@ class Daemon:
         storage.settle_disks(self.pipeline)
         allowed_operations.refresh(self.db)
         self.follow.reboots.take_up()
+        self.pipeline.task_workers.submit(start_after_boot, self.pipeline, settings.state)
 
     def _refresh_records(self, detected: Detected) -> None:
         settings, db, machine = self.settings, self.db, self.machine

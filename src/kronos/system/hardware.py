@@ -88,6 +88,11 @@ def boot_time() -> int:
     return int(found.group(1)) if found else 0
 
 
+def boot_id() -> str:
+    """What tells this run of the kernel from all others. Raises OSError."""
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
 def hostname() -> str:
     return socket.gethostname()
 
