@@ -22,6 +22,8 @@ SOCKET = HOME / "xapi"
 BIN = ROOT / ".venv" / "bin"
 BRIDGE = "krdemo0"
 GUEST = "demo"
+ADDRESSES = ("ip_begin=172.31.254.1", "ip_end=172.31.254.254", "netmask=255.255.255.0")
+"""Of the network between the demo's guests and this machine: a packaged daemon has the default block."""
 TEMPLATE = "Kronos tiny guest"
 PROMPT = b"login: "
 ENVIRONMENT = {**os.environ, "XAPI_SOCKET": str(SOCKET)}
@@ -164,6 +166,8 @@ def install() -> str:
     uuid = xe("vm-install", f"template={TEMPLATE}", f"new-name-label={GUEST}")
     print(f"    {uuid}")
     network = xe("network-list", f"bridge={BRIDGE}", "params=uuid", "--minimal", quiet=True)
+    for entry in ADDRESSES:
+        xe("network-param-set", f"uuid={network}", f"other-config:{entry}", quiet=True)
     xe("vif-create", f"vm-uuid={uuid}", f"network-uuid={network}", "device=0", "mac=random")
     return uuid
 
