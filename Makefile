@@ -6,7 +6,7 @@ help:
 	@echo "make demo-stop   end the demo and remove everything it made"
 	@echo "make test        set up and run every test"
 	@echo "make check       format, lint, types, layers, generated files, unit and contract tests"
-	@echo "make test-xen    the tests on real Xen, in an emulated machine (half an hour)"
+	@echo "make test-xen    the tests on real Xen, in an emulated machine (an hour)"
 	@echo "make bench       measure each goal beside its floor"
 	@echo "make deb         build the Debian packages into build/deb"
 	@echo "make rpm         build the RPMs into build/rpm"

@@ -1,6 +1,6 @@
 """The tests on real Xen: an emulated machine with a Debian control domain, and this checkout in it.
 
-`test_xen.py` runs everything (half an hour), `test_xen.py --smoke` what `make test` has of it (two minutes).
+`test_xen.py` runs everything (an hour), `test_xen.py --smoke` what `make test` has of it (two minutes).
 """
 
 from __future__ import annotations
