@@ -9,7 +9,7 @@ import logging
 from contextlib import ExitStack
 
 from kronos.api.vm import state
-from kronos.datamodel.errors import Failure
+from kronos.background.starts import start_or_tell
 from kronos.db.records import VM
 from kronos.dispatch.pipeline import Pipeline
 from kronos.hypervisor.base import Reason
@@ -54,17 +54,6 @@ class Reboots:
     def _boot(self, vm: VM, declared: ExitStack) -> None:
         with declared:
             log.info("VM %s rebooted, and is booted again", vm.uuid)
-            try:
-                self.pipeline.perform_internal("Async.VM.start", vm.ref, False, False)
-            except Failure as failure:
-                if failure.code not in ("HANDLE_INVALID", "VM_BAD_POWER_STATE"):  # somebody else was quicker
-                    self._tell(vm, failure)
-
-    def _tell(self, vm: VM, failure: Failure) -> None:
-        """Its owner sees a VM that is down, and is told why."""
-        log.warning("VM %s could not be booted again: %s", vm.uuid, failure)
-        body = f"The VM rebooted and could not be booted again: {failure}"
-        try:
-            self.pipeline.perform_internal("message.create", "VM_REBOOT_FAILED", 3, "VM", vm.uuid, body)
-        except Failure as refused:
-            log.debug("No message was left: %s", refused)
+            start_or_tell(
+                self.pipeline, vm, "VM_REBOOT_FAILED", "The VM rebooted and could not be booted again"
+            )

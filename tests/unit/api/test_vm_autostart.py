@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kronos.background import autostart
+from kronos.api.vm import lifecycle
 from kronos.background.autostart import start_after_boot
 from kronos.db.records import VM, Message, Pool
 from kronos.system import hardware
@@ -70,11 +70,14 @@ def test_a_pool_without_it_starts_nothing(host, boot):
 
 def test_they_start_in_their_order_and_wait_for_each_other(host, boot, monkeypatch):
     waited = []
-    vms = [chosen(host, order=order, start_delay=delay) for order, delay in ((1, 0), (0, 20), (1, 5))]
-    running = lambda: {vm.uuid for vm in vms if vm.power_state == "Running"}  # noqa: E731
-    monkeypatch.setattr(autostart.time, "sleep", lambda seconds: waited.append((seconds, running())))
+    vms = [chosen(host, order=order, start_delay=delay) for order, delay in ((2, 1), (0, 20), (1, 5))]
+
+    def linger(call, seconds):
+        waited.append((seconds, {vm.order for vm in vms if vm.power_state == "Running"}))
+
+    monkeypatch.setattr(lifecycle, "linger", linger)
     boot()
-    assert waited == [(20, {vms[1].uuid}), (5, {vm.uuid for vm in vms})]
+    assert waited == [(20, {0}), (5, {0, 1}), (1, {0, 1, 2})]
 
 
 def test_one_that_cannot_be_started_is_told_and_the_others_start(host, boot):

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 INTERNAL = "is_host_internal_management_network"
 LIVE = ("Running", "Paused")
-REBOOTS = ("clean_reboot", "hard_reboot", "pool_migrate")
+COMES_BACK = ("clean_reboot", "hard_reboot", "pool_migrate")
 
 _turns = Turns()
 
@@ -181,7 +181,7 @@ def device_gone(db: Database, machine: Machine, vm: VM, device: VBD | VIF) -> No
 def _forget_run(db: Database, vm: VM, state: str) -> None:
     metrics = db.find(VM_guest_metrics, vm.guest_metrics)
     # Its memory is its own while it reboots: another start is not to take it meanwhile.
-    comes_back = any(operation in REBOOTS for operation in vm.current_operations.values())
+    comes_back = any(operation in COMES_BACK for operation in vm.current_operations.values())
     fields: dict[str, Any] = {
         "power_state": state,
         "resident_on": NULL,
