@@ -130,6 +130,12 @@ def options(usage: str) -> Iterator[str]:
         yield from (".TP", f"\\fB{plain(found['names'])}\\fR", plain(" ".join(found["text"].split())))
 
 
+def subcommands(usage: str) -> Iterator[str]:
+    """What argparse prints about them, as a list."""
+    for name, text in re.findall(r"^    (\w+) {2,}(\S.*(?:\n {8,}\S.*)*)", usage, re.M):
+        yield from (".TP", f"\\fB{plain(name)}\\fR", plain(" ".join(text.split())))
+
+
 def header(name: str, number: int, what: str) -> list[str]:
     moment = int(os.environ.get("SOURCE_DATE_EPOCH", datetime.datetime.now(datetime.UTC).timestamp()))
     date = datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%d")
@@ -158,15 +164,15 @@ def xapi() -> list[str]:
         "JSON\\-RPC on /jsonrpc, over HTTPS and on a Unix socket. systemd starts it as xapi.service. Virtual machines",
         "run on when it stops, is killed or is upgraded.",
         ".PP",
-        "Root on the host needs no password (xe uses the socket); everyone else logs in through PAM, service xapi,",
-        "and by default only root may.",
+        "Root on the host needs no password (xe uses the socket); from elsewhere root logs in through PAM, service",
+        "xapi. Other users come in by roles, when external authentication is on: xe pool\\-enable\\-external\\-auth.",
         ".SH OPTIONS",
         *options(usage),
         ".SH CHECKING A HOST",
         *section("hypervisors.md", "xapi --check"),
         ".SH FILES",
         ".TP",
-        ".I /etc/xapi.toml",
+        ".IR /etc/xapi.toml ,\\  /etc/xapi.toml.d/*.toml",
         "settings, see xapi.toml(5)",
         ".TP",
         ".I /etc/pam.d/xapi",
@@ -183,7 +189,7 @@ def xapi() -> list[str]:
         ".TP",
         ".IR /etc/xensource\\-inventory ,\\  /etc/xensource/pool.conf",
         "what other tools look up of this host, written at each start",
-        *see_also("xe.1", "xapi.toml.5", "eliloader.8"),
+        *see_also("xe.1", "xapi.toml.5", "xapi-domains.8", "eliloader.8"),
     ]
 
 
@@ -260,6 +266,53 @@ def wait_init_complete() -> list[str]:
     ]
 
 
+def domains() -> list[str]:
+    return [
+        *header("xapi-domains", 8, "put virtual machines away before the host goes down"),
+        ".SH SYNOPSIS",
+        ".B xapi\\-domains stop",
+        ".SH DESCRIPTION",
+        "Run by systemd when xapi\\-domains.service stops. On a host that stays up it does nothing.",
+        *section("administration.md", "When the host goes down"),
+        *see_also("xapi.8", "xe.1"),
+    ]
+
+
+def network() -> list[str]:
+    return [
+        *header("xapi-network", 8, "put the interface by which a host is reached into a bridge"),
+        ".SH SYNOPSIS",
+        ".B xapi\\-network",
+        "\\fBshow\\fR [\\fIinterface\\fR] | \\fBbridge\\fR [\\fIinterface\\fR] | \\fBundo\\fR [\\fB\\-\\-force\\fR] |",
+        "\\fBapply\\fR | \\fBsettle\\fR [\\fB\\-\\-files\\fR]",
+        ".SH DESCRIPTION",
+        *section("network.md", "The management bridge"),
+        ".SH COMMANDS",
+        *subcommands(printed("kronos.network.configuration.program", "--help")),
+        ".SH FILES",
+        ".TP",
+        ".I /var/lib/xapi\\-network",
+        "what was changed, and the files as they were",
+        *see_also("xapi.8", "xapi.toml.5", "xe-reset-networking.8"),
+    ]
+
+
+def reset_networking() -> list[str]:
+    return [
+        *header("xe-reset-networking", 8, "set up the management interface anew"),
+        ".SH SYNOPSIS",
+        ".B xe\\-reset\\-networking",
+        "[\\fIoptions\\fR]",
+        ".SH DESCRIPTION",
+        "Gives the management interface other addresses, or makes another interface it, at once. It shows what is",
+        "about to be done and asks for a yes. Where the host is not reached afterwards everything is put back.",
+        "It needs no running xapi, and starts it anew at the end; virtual machines run on.",
+        ".SH OPTIONS",
+        *options(printed("kronos.network.configuration.reset", "--help")),
+        *see_also("xapi-network.8", "xapi.8"),
+    ]
+
+
 def toolstack_restart() -> list[str]:
     return [
         *header("xe-toolstack-restart", 8, "restart the toolstack"),
@@ -304,7 +357,10 @@ def printed(module: str, *arguments: str) -> str:
 PAGES = {
     "xapi.8": xapi,
     "xapi.toml.5": xapi_toml,
+    "xapi-domains.8": domains,
+    "xapi-network.8": network,
     "xapi-wait-init-complete.8": wait_init_complete,
+    "xe-reset-networking.8": reset_networking,
     "xe-toolstack-restart.8": toolstack_restart,
     "eliloader.8": eliloader,
     "xe.1": xe,

@@ -39,6 +39,8 @@ Components: main
 Architectures: amd64
 Signed-By: /etc/apt/keyrings/kronos.gpg
 """
+NIC, BRIDGE = "ens3", "brens3"
+INTERFACES = "cat /etc/network/interfaces"
 VERSION = "dpkg-query -W -f '${Version}' xapi"
 TRACES = (
     "find / -xdev \\( -iname '*xapi*' -o -iname '*kronos*' -o -iname '*eliloader*' -o -name xe -o -path '*/lib/xcp*'"
@@ -57,6 +59,7 @@ class Host:
         self.machine = Stock(disk(progress=say))
         self.port = port
         self.times: list[tuple[str, float]] = []
+        self.interfaces = ""
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
@@ -81,8 +84,21 @@ class Host:
             self.run("apt-get update -q", timeout=600)
         with self.step(f"apt-get install {self.package}"):
             before = self.installed()
+            self.interfaces = self.run(INTERFACES)
             self.run(f"apt-get install -q -y {self.package}", timeout=3600)
             say(f"{self.package}: {len(self.installed() - before)} packages are new")
+
+    def bridged(self) -> None:
+        """The interface by which this very connection comes is in a bridge, and the daemon knows it."""
+        with self.step("the management interface is a bridge"):
+            self.machine.until("xe host-list --minimal", 300)
+            assert "10.0.2.15/" in self.run(f"ip -brief -4 address show {BRIDGE}")
+            assert f"master {BRIDGE}" in self.run(f"ip -o link show {NIC}")
+            assert f"default via 10.0.2.2 dev {BRIDGE}" in self.run("ip route")
+            known = self.run("xe pif-list management=true params=device,IP,gateway")
+            assert NIC in known and "10.0.2.15" in known, known
+            network = self.run("xe pif-list management=true params=network-uuid --minimal")
+            assert self.run(f"xe network-param-get uuid={network} param-name=bridge") == BRIDGE
 
     def installed(self) -> set[str]:
         return set(self.run("dpkg-query -W -f '${binary:Package}\\n'").split())
@@ -108,12 +124,16 @@ class Host:
                 self.run(f"xe vm-param-set uuid={uuid} domain-type=pv")
             network = self.run("xe network-list bridge=xenapi --minimal")
             self.run(f"xe vif-create vm-uuid={uuid} network-uuid={network} device=0 mac=random")
+            outside = self.run("xe pif-list management=true params=network-uuid --minimal")
+            self.run(f"xe vif-create vm-uuid={uuid} network-uuid={outside} device=1 mac=random")
         with self.step("xe vm-start"):
             self.run(f"xe vm-start uuid={uuid}", timeout=300)
         with self.step("the guest has an address and answers"):
             networks = f"xe vm-param-get uuid={uuid} param-name=networks"
             self.machine.until(f"{networks} | grep -o '0/ip: [0-9.]*'", 600)
             self.answers(uuid)
+        with self.step("the guest has an address from outside, over the management bridge"):
+            self.machine.until(f"{networks} | grep -o '1/ip: 10.0.2.[0-9]*'", 600)
         return uuid
 
     def answers(self, uuid: str) -> None:
@@ -134,7 +154,11 @@ class Host:
             self.machine.until(
                 f"xe vm-param-get uuid={uuid} param-name=networks | grep -o '0/ip: [0-9.]*'", 600
             )
+        # The host put its guest away before it went down, rather than cut its power.
+        told = self.run(f"xe message-list obj-uuid={uuid} params=name --minimal")
+        assert "VM_SHUTDOWN" in told.split(",") or "VM_SUSPENDED" in told.split(","), told
         self.answers(uuid)
+        self.bridged()
 
     def upgrade(self, uuid: str) -> None:
         domid = f"xe vm-param-get uuid={uuid} param-name=dom-id"
@@ -160,7 +184,10 @@ class Host:
             self.run(f"apt-get purge -q -y {' '.join(sorted(self.ours()))}", timeout=900)
         left = self.run(TRACES)
         assert not left, f"this is left behind:\n{left}"
-        assert "xenapi" not in self.run("ip -brief link"), "the bridge is left behind"
+        links = self.run("ip -brief link")
+        assert "xenapi" not in links and BRIDGE not in links, "a bridge is left behind"
+        assert self.run(INTERFACES) == self.interfaces, "the network's configuration is not what it was"
+        assert "10.0.2.15/" in self.run(f"ip -brief -4 address show {NIC}")
         assert not self.run(
             "systemctl list-units --all --plain --no-legend '*xapi*'"
         ), "a unit is left behind"
@@ -175,7 +202,7 @@ def served(directory: Path) -> Iterator[int]:
     """The port of a web server for a folder, for machines whose network ends at this one."""
 
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(directory)))
@@ -198,6 +225,7 @@ def tried(package: str, repository: Path, port: int) -> list[tuple[str, float]]:
         host.install()
         if package == "xenserver-core":
             host.into_xen()
+        host.bridged()
         uuid = host.guest()
         host.comes_back(uuid)
         publish(__version__, repository)

@@ -169,10 +169,12 @@ class Guest:
         self.client("VM.start", self.vm, False, False)
 
     def says(self, text: str, patience: float = PATIENCE) -> str:
-        """Wait for a line on the console that has `text` in it; the line."""
+        """Wait for a line on the console that has `text` in it; the line, which is said to its end: a slow guest's
+        log may hold half of it for a while."""
 
         def line() -> str:
-            return next((each for each in self.console().splitlines() if text in each), "")
+            whole = [each for each in self.console().splitlines(keepends=True) if each.endswith("\n")]
+            return next((each for each in whole if text in each), "")
 
         return str(wait_until(line, patience, lambda: f"no {text!r} in {self.console()[-2000:]}"))
 

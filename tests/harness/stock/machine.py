@@ -9,7 +9,7 @@ import hashlib
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.xen.image import SUITE, Image, package_sources
@@ -31,9 +31,15 @@ MEMORY = 4096
 BOOT = 600.0
 
 
-def disk(cache: Path = CACHE, progress: Callable[[str], None] = print) -> Image:
-    """The disk, made if need be in three minutes, and the key that opens it; nothing else of the image is there."""
-    recipe = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(HERE.glob("*.*")))).hexdigest()[:16]
+def disk(
+    cache: Path = CACHE, progress: Callable[[str], None] = print, *, packages: Sequence[str] = ()
+) -> Image:
+    """The disk, made if need be in three minutes, and the key that opens it; nothing else of the image is there.
+
+    With further `packages` on it, it wants a cache of its own.
+    """
+    parts = [path.read_bytes() for path in sorted(HERE.glob("*.*"))] + [name.encode() for name in packages]
+    recipe = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
     fortnight = int(time.time()) // (14 * 86400)
     made = cache / f"disk-{recipe}-{fortnight}"
     key = cache / "key"
@@ -45,22 +51,22 @@ def disk(cache: Path = CACHE, progress: Callable[[str], None] = print) -> Image:
             shutil.rmtree(old)
         if not key.exists():
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=30)
-        _make(found, progress)
+        _make(found, progress, (*PACKAGES, *packages))
     return found
 
 
-def _make(found: Image, progress: Callable[[str], None]) -> None:
+def _make(found: Image, progress: Callable[[str], None], packages: Sequence[str]) -> None:
     directory = found.disk.parent
     root = directory / "root"
     root.mkdir(parents=True)
-    progress(f"Installing {len(PACKAGES)} packages and what they need into a stock machine")
+    progress(f"Installing {len(packages)} packages and what they need into a stock machine")
     sources = package_sources()
     hooks = [
         f"--customize-hook=copy-in {found.key}.pub {HERE}/furnish.sh /",
         f"--customize-hook=mv $1/{found.key.name}.pub $1/root.pub; chroot $1 sh -e /furnish.sh",
     ]
     argv = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", *hooks]
-    argv += [f"--include={','.join(PACKAGES)}", SUITE, str(root), *sources]
+    argv += [f"--include={','.join(packages)}", SUITE, str(root), *sources]
     with (directory / "log").open("wb") as log:
         done = subprocess.run(argv, stdout=log, stderr=log, timeout=1200)
     if done.returncode != 0:
@@ -94,17 +100,25 @@ def _make(found: Image, progress: Callable[[str], None]) -> None:
 
 
 class Stock(Machine):
-    """One machine. `keep`: what it writes goes to the image itself."""
+    """One machine. `keep`: what it writes goes to the image itself. `disks` are files: /dev/vdb, /dev/vdc, …"""
 
-    def __init__(self, image: Image, *, options: tuple[str, ...] = (), keep: bool = False) -> None:
+    def __init__(
+        self,
+        image: Image,
+        *,
+        options: tuple[str, ...] = (),
+        keep: bool = False,
+        disks: Sequence[Path] = (),
+    ) -> None:
         super().__init__(image, memory=MEMORY)
         self._options = options
         self._keep = keep
+        self._disks = disks
 
     def start(self) -> Stock:
         """Power on and wait until it answers. Raises Broken."""
         self._power_on()
-        self._await(lambda: True)
+        self._await_boot(lambda: True)
         return self
 
     def reboot(self) -> None:
@@ -112,7 +126,7 @@ class Stock(Machine):
         before = self._boot()
         self.run("nohup sh -c 'sleep 1; systemctl reboot' >/dev/null 2>&1 </dev/null &")
         self._disconnect()
-        self._await(lambda: self._boot() != before)
+        self._await_boot(lambda: self._boot() != before)
 
     def await_end(self, timeout: float) -> None:
         """Until it has powered itself off. Raises Broken."""
@@ -139,23 +153,21 @@ class Stock(Machine):
     def _boot(self) -> str:
         return self.run("cat /proc/sys/kernel/random/boot_id", timeout=60).strip()
 
-    def _await(self, condition: Callable[[], bool]) -> None:
-        until = time.monotonic() + BOOT
-        while True:
-            if self._process is not None and self._process.poll() is not None:
-                raise self.broken(f"QEMU ended: {(self.directory / 'qemu.log').read_text(errors='replace')}")
+    def _await_boot(self, condition: Callable[[], bool]) -> None:
+        def refusal() -> str:
             last = "" if self._control.exists() else self._connect()
             if not last:
                 try:
                     if condition():
-                        return
+                        return ""
+                    last = "it is still the boot before"
                 except Broken as broken:
                     last = str(broken).partition("\n")[0]
                 self._disconnect()
                 self._control.unlink(missing_ok=True)
-            if time.monotonic() > until:
-                raise self.broken(f"it does not answer after {BOOT:.0f} s; last: {last}")
-            time.sleep(1)
+            return last
+
+        self._await(refusal, "it does not answer", BOOT)
 
     def _command(self, port: int) -> list[str]:
         words = "root=/dev/vda1 ro console=ttyS0 kronos.host=0"
@@ -175,4 +187,16 @@ class Stock(Machine):
             ),
             *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:22"),
             *("-device", "virtio-net-pci,netdev=net,addr=3,romfile="),
+            *(word for number, path in enumerate(self._disks) for word in _more(number, path)),
         ]
+
+
+def _more(number: int, path: Path) -> tuple[str, ...]:
+    """A further disk; its device `more<number>` can be taken away and put back while the machine runs."""
+    node = f"driver=raw,node-name=node{number},file.driver=file,file.filename={path},discard=unmap,cache.no-flush=on"
+    return (
+        "-blockdev",
+        node,
+        "-device",
+        f"virtio-blk-pci,drive=node{number},id=more{number},addr={5 + number}",
+    )

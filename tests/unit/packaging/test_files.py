@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import subprocess
+import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -14,16 +15,17 @@ import pytest
 
 from kronos.background.inventory.files import INVENTORY, POOL
 from kronos.commands import facts
+from kronos.network.configuration.transaction import STATE, UNCONFIRMED
 from kronos.system import settings
 from kronos.system.settings import Settings
 
 PACKAGING = Path(__file__).parents[3] / "packaging"
 
 
-def unit() -> dict[str, list[str]]:
-    """The assignments of xapi.service by name."""
+def unit(name: str = "xapi.service") -> dict[str, list[str]]:
+    """The assignments of a unit by name."""
     found: dict[str, list[str]] = {}
-    for line in (PACKAGING / "systemd/xapi.service").read_text().splitlines():
+    for line in (PACKAGING / "systemd" / name).read_text().splitlines():
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
             found.setdefault(name, []).append(value)
@@ -57,6 +59,40 @@ def test_the_service_keeps_the_folders_that_the_settings_name() -> None:
 def test_guests_and_their_address_service_outlive_the_service() -> None:
     assert unit()["KillMode"] == ["process"]
     assert unit()["RuntimeDirectoryPreserve"] == ["yes"]
+
+
+def test_the_socket_that_systemd_holds_is_the_daemons() -> None:
+    assert unit("xapi.socket")["ListenStream"] == [str(Settings().socket)]
+    assert unit("xapi.socket")["SocketMode"] == ["0600"]
+
+
+def test_guests_are_put_away_while_all_that_they_need_is_there() -> None:
+    """systemd stops a unit before those that it comes after."""
+    after = " ".join(unit("xapi-domains.service")["After"]).split()
+    assert {"xapi.service", "libvirtd.service", "libvirt-guests.service", "xendomains.service"} <= set(after)
+    assert "libvirtd.service" in " ".join(unit()["After"]).split()
+
+
+def test_the_daemon_is_stopped_at_a_removal_and_restarted_at_an_upgrade() -> None:
+    """debhelper does neither for a service that it is not to start."""
+    debian = PACKAGING.parent / "debian"
+    assert "--no-start xapi.service" in (debian / "rules").read_text()
+    removal = (debian / "xapi.prerm").read_text()
+    assert removal.index("deb-systemd-invoke stop xapi.service") < removal.index("xapi --release")
+    assert re.search(
+        r'-n "\$2" .*\n +deb-systemd-invoke restart xapi\.service', (debian / "xapi.postinst").read_text()
+    )
+
+
+def test_a_host_that_stays_up_leaves_its_guests_alone(tmp_path: Path) -> None:
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho running\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(PACKAGING.parent / "src")}
+    command = [sys.executable, str(PACKAGING / "scripts/xapi-domains"), "stop"]
+
+    said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+
+    assert "not going down" in said.stdout
 
 
 def test_apparmor_lets_guests_into_the_folder_of_their_sockets() -> None:
@@ -132,3 +168,14 @@ def test_a_script_says_what_it_does(name: str) -> None:
     assert said.stdout.startswith(f"usage: {name}")
     wrong = subprocess.run([script, "nonsense"], capture_output=True, text=True, timeout=10)
     assert wrong.returncode != 0
+
+
+def test_a_network_that_was_not_confirmed_goes_back_before_it_is_up() -> None:
+    text = (PACKAGING / "systemd/xapi-network-undo.service").read_text().splitlines()
+    assert f"ConditionPathExists={STATE / UNCONFIRMED}" in text
+    assert any(line.startswith("Before=network-pre.target") for line in text)
+
+
+def test_the_management_bridge_is_there_before_the_daemon_looks() -> None:
+    text = (PACKAGING / "systemd/xapi-network.service").read_text().splitlines()
+    assert {"After=network-online.target", "Before=xapi.service", f"StateDirectory={STATE.name}"} <= set(text)

@@ -12,7 +12,10 @@ from kronos import __version__
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "src"
-PACKAGES = ("python3-kronos", "xapi-sm", "xapi-eliloader", "xapi", "xapi-xe", "xenserver-core", "xapi-kvm")
+PACKAGES = (
+    *("python3-kronos", "python3-kronos-client", "xapi-sm", "xapi-eliloader", "xapi", "xapi-xe"),
+    *("xenserver-core", "xapi-kvm"),
+)
 
 NAMES = {
     "bubblewrap": {"bubblewrap"},
@@ -23,20 +26,27 @@ NAMES = {
     "grub-pc-bin": {"grub2-pc-modules"},
     "iproute2": {"iproute"},
     "libnfs-utils": {"libnfs-utils"},
+    "lvm2": {"lvm2"},
+    "mount": {"util-linux"},
     "libpam-runtime": {"pam"},
     "libvirt-daemon-driver-qemu": {"libvirt-daemon-driver-qemu"},
     "libvirt-daemon-driver-xen": {"libvirt-daemon-driver-libxl"},
     "libvirt-daemon-system": {"libvirt-daemon"},
     "nftables": {"nftables"},
     "ovmf": {"edk2-ovmf"},
+    "swtpm-tools": {"swtpm-tools"},
     "pci.ids": {"hwdata"},
     "python3-cryptography": {"python3-cryptography"},
     "python3-httptools": {"python3-httptools"},
+    "python3-httpx": {"python3-httpx"},
+    "python3-ldap3": {"python3-ldap3"},
     "python3-libvirt": {"python3-libvirt"},
     "python3-pampy": {"python3-pam"},
     "python3-pyroute2": {"python3-pyroute2"},
     "python3-six": set(),  # Fedora's python3-pam says itself what it needs
     "python3-uvloop": {"python3-uvloop"},
+    "python3-xxhash": {"python3-xxhash"},
+    "python3-zstandard": {"python3-zstandard"},
     "qemu-system-common": {"/usr/bin/qemu-storage-daemon"},
     "qemu-system-x86": {"qemu-system-x86-core"},
     "qemu-system-xen": {"qemu-system-x86-core"},
@@ -93,7 +103,7 @@ def files_of_rpm(package: str) -> set[Path]:
     found: set[Path] = set()
     for line in section("files", package):
         path = line.split()[-1]
-        if line.startswith("%dir") or "dist-info" in path:
+        if line.startswith("%dir") or "dist-info" in path or path.endswith("/kronos_client"):
             continue
         for start in ("%{python3_sitelib}/", "%{_datadir}/xapi-xe"):
             if path.startswith(start):
