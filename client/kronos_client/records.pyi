@@ -1,0 +1,90 @@
+# Written by tools/stubs.py from the facts; `make stubs` writes it again.
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kronos_client.model import *
+
+class Change:
+    cls: str
+    ref: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    def __init__(self, cls: str, ref: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> None: ...
+
+class Records:
+    Bond: Mapping[BondRef, BondRecord]
+    Caller: Mapping[CallerRef, CallerRecord]
+    Certificate: Mapping[CertificateRef, CertificateRecord]
+    Cluster: Mapping[ClusterRef, ClusterRecord]
+    Cluster_host: Mapping[ClusterHostRef, ClusterHostRecord]
+    DR_task: Mapping[DRTaskRef, DRTaskRecord]
+    Diagnostics: Mapping[DiagnosticsRef, DiagnosticsRecord]
+    Driver_variant: Mapping[DriverVariantRef, DriverVariantRecord]
+    Feature: Mapping[FeatureRef, FeatureRecord]
+    GPU_group: Mapping[GPUGroupRef, GPUGroupRecord]
+    Host_driver: Mapping[HostDriverRef, HostDriverRecord]
+    LVHD: Mapping[LVHDRef, LVHDRecord]
+    Observer: Mapping[ObserverRef, ObserverRecord]
+    PBD: Mapping[PBDRef, PBDRecord]
+    PCI: Mapping[PCIRef, PCIRecord]
+    PGPU: Mapping[PGPURef, PGPURecord]
+    PIF: Mapping[PIFRef, PIFRecord]
+    PIF_metrics: Mapping[PIFMetricsRef, PIFMetricsRecord]
+    PUSB: Mapping[PUSBRef, PUSBRecord]
+    PVS_cache_storage: Mapping[PVSCacheStorageRef, PVSCacheStorageRecord]
+    PVS_proxy: Mapping[PVSProxyRef, PVSProxyRecord]
+    PVS_server: Mapping[PVSServerRef, PVSServerRecord]
+    PVS_site: Mapping[PVSSiteRef, PVSSiteRecord]
+    Rate_limit: Mapping[RateLimitRef, RateLimitRecord]
+    Repository: Mapping[RepositoryRef, RepositoryRecord]
+    SDN_controller: Mapping[SDNControllerRef, SDNControllerRecord]
+    SM: Mapping[SMRef, SMRecord]
+    SR: Mapping[SRRef, SRRecord]
+    USB_group: Mapping[USBGroupRef, USBGroupRecord]
+    VBD: Mapping[VBDRef, VBDRecord]
+    VBD_metrics: Mapping[VBDMetricsRef, VBDMetricsRecord]
+    VDI: Mapping[VDIRef, VDIRecord]
+    VGPU: Mapping[VGPURef, VGPURecord]
+    VGPU_type: Mapping[VGPUTypeRef, VGPUTypeRecord]
+    VIF: Mapping[VIFRef, VIFRecord]
+    VIF_metrics: Mapping[VIFMetricsRef, VIFMetricsRecord]
+    VLAN: Mapping[VLANRef, VLANRecord]
+    VM: Mapping[VMRef, VMRecord]
+    VMPP: Mapping[VMPPRef, VMPPRecord]
+    VMSS: Mapping[VMSSRef, VMSSRecord]
+    VM_appliance: Mapping[VMApplianceRef, VMApplianceRecord]
+    VM_group: Mapping[VMGroupRef, VMGroupRecord]
+    VM_guest_metrics: Mapping[VMGuestMetricsRef, VMGuestMetricsRecord]
+    VM_metrics: Mapping[VMMetricsRef, VMMetricsRecord]
+    VTPM: Mapping[VTPMRef, VTPMRecord]
+    VUSB: Mapping[VUSBRef, VUSBRecord]
+    auth: Mapping[AuthRef, AuthRecord]
+    blob: Mapping[BlobRef, BlobRecord]
+    console: Mapping[ConsoleRef, ConsoleRecord]
+    crashdump: Mapping[CrashdumpRef, CrashdumpRecord]
+    data_source: Mapping[DataSourceRef, DataSourceRecord]
+    event: Mapping[EventRef, EventRecord]
+    host: Mapping[HostRef, HostRecord]
+    host_cpu: Mapping[HostCpuRef, HostCpuRecord]
+    host_crashdump: Mapping[HostCrashdumpRef, HostCrashdumpRecord]
+    host_metrics: Mapping[HostMetricsRef, HostMetricsRecord]
+    host_patch: Mapping[HostPatchRef, HostPatchRecord]
+    message: Mapping[MessageRef, MessageRecord]
+    network: Mapping[NetworkRef, NetworkRecord]
+    network_sriov: Mapping[NetworkSriovRef, NetworkSriovRecord]
+    pool: Mapping[PoolRef, PoolRecord]
+    pool_patch: Mapping[PoolPatchRef, PoolPatchRecord]
+    pool_update: Mapping[PoolUpdateRef, PoolUpdateRecord]
+    probe_result: Mapping[ProbeResultRef, ProbeResultRecord]
+    role: Mapping[RoleRef, RoleRecord]
+    secret: Mapping[SecretRef, SecretRecord]
+    session: Mapping[SessionRef, SessionRecord]
+    sr_stat: Mapping[SrStatRef, SrStatRecord]
+    subject: Mapping[SubjectRef, SubjectRecord]
+    task: Mapping[TaskRef, TaskRecord]
+    tunnel: Mapping[TunnelRef, TunnelRecord]
+    user: Mapping[UserRef, UserRecord]
+    vdi_nbd_server_info: Mapping[VdiNbdServerInfoRef, VdiNbdServerInfoRecord]
+    def __init__(self, classes: Sequence[str]) -> None: ...
+    def named(self, cls: str, name_label: str) -> list[str]: ...
+    def _apply(self, events: Sequence[Mapping[str, Any]], *, whole: bool) -> list[Change]: ...
