@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import logging
@@ -11,54 +10,76 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from kronos import __version__
-from kronos.api import catalogue
+from kronos import __version__, errands
+from kronos.api import binary_storage, blob, catalogue, devices, interfaces, updates
+from kronos.api.host import access as host_access
+from kronos.api.host import certificates as host_certificates
+from kronos.api.host import guest_agents, processors
+from kronos.api.host.power import enabled_after_start
+from kronos.api.host.storage_access import follow_other_config
+from kronos.api.pool import client_certificates
+from kronos.api.pool.certificates import context_for
+from kronos.api.vm import checkpointing, sysprep
+from kronos.arguments import parse, settings_of
 from kronos.auth import pam
+from kronos.auth import registry as directories
+from kronos.auth.base import Directory
 from kronos.background import operations as allowed_operations
-from kronos.background import release
+from kronos.background.alerts import Alerts
 from kronos.background.autostart import start_after_boot
 from kronos.background.channels import Channels
 from kronos.background.follow import Follow
-from kronos.background.inventory import files, networks, storage, templates
+from kronos.background.inventory import crashes, files, networks, storage, surroundings, templates
 from kronos.background.inventory import host as host_inventory
+from kronos.background.memory import Memory
+from kronos.background.metrics import Metrics
+from kronos.background.observers import Observers
+from kronos.background.schedules import Schedules
+from kronos.background.update_sync import UpdateSync
+from kronos.background.visitors import Visitors
 from kronos.boot import kernel_source, tiny_guest
 from kronos.boot.templates import SystemMode
 from kronos.boot.tiny_guest import TinyGuest
 from kronos.datamodel.errors import Failure
+from kronos.db import replacement
 from kronos.db.database import Database
 from kronos.db.journal import Journal, JournalBusy, JournalUnreadable
-from kronos.db.records import Host, Network
+from kronos.db.records import Host
 from kronos.dispatch import roles
 from kronos.dispatch.machine import Machine
-from kronos.dispatch.pipeline import Pipeline, coverage
-from kronos.hypervisor import checkup
+from kronos.dispatch.pipeline import Pipeline
 from kronos.hypervisor.base import Hypervisor
-from kronos.hypervisor.checkup import report
 from kronos.hypervisor.detection import Detected, detect
 from kronos.hypervisor.kvm import KVM, QEMU
 from kronos.hypervisor.xen import URI as XEN_URI
 from kronos.hypervisor.xen import Xen
-from kronos.network import firewall
 from kronos.network.bridge import BridgeNetwork
+from kronos.network.configuration import transaction
 from kronos.rules import operations
 from kronos.server import doors
 from kronos.server.access import Access
+from kronos.server.doorkeeper import Doorkeeper
 from kronos.server.http import GRACE, Server, TcpListener, UnixListener
-from kronos.server.tls import ensure_certificate, server_context
+from kronos.server.tls import Certificates, ensure_certificate, fingerprint
 from kronos.storage import registry
-from kronos.system import logs
+from kronos.system import logs, outside, packages, power
+from kronos.system.activation import inherited
+from kronos.system.audit_file import AuditFile
 from kronos.system.commands import CommandFailed, run
 from kronos.system.intents import Intents
 from kronos.system.libvirtd import SYSTEM_URI, PrivateLibvirtd
 from kronos.system.notify import notify, watchdog_interval
-from kronos.system.settings import Settings, SettingsWrong, read
+from kronos.system.outside import NoOutside
+from kronos.system.power import NoPower
+from kronos.system.settings import Settings, SettingsWrong
 
 log = logging.getLogger(__name__)
-CONFIGURATION = Path("/etc/xapi.toml")
 PATIENCE: Final = 2.0
 """Seconds that running calls get to end by themselves when the daemon stops; then they are cancelled."""
 FILES: Final = 65_536
@@ -77,7 +98,12 @@ class Daemon:
         self.pipeline: Pipeline
         self.follow: Follow
         self.channels: Channels
+        self.schedules: Schedules
+        self.metrics: Metrics
+        self.visitors: Visitors
+        self.memory = Memory()
         self.server: Server
+        self.audit = AuditFile(settings.state / "audit" / "audit.log")
 
     async def run(self) -> None:
         """Serve until told to stop. What was answered is on disk; guests run on."""
@@ -121,6 +147,8 @@ class Daemon:
         for directory in (settings.state, settings.run, settings.socket.parent):
             directory.mkdir(parents=True, exist_ok=True)
         gc.disable()
+        if replacement.take_up(settings.state):
+            log.warning("the database is one that was restored; the old one is kept beside it")
         journal = Journal(settings.database)
         self.db = Database(journal)
         self.db.load()
@@ -133,10 +161,22 @@ class Daemon:
             open_storage=registry.build,
             kernels=(settings.state / "guest", settings.state / "tiny-guest"),
             https_port=settings.https_port or 443,
+            address=settings.address,
+            socket=settings.socket,
             authenticate=self._authenticate,
+            open_directory=self._open_directory,
+            audit=self.audit,
+            power=NoPower() if settings.private_libvirt else power.of_this_process(),
+            outside=NoOutside() if settings.private_libvirt else outside.of_this_process(),
         )
+        self.machine.packages = packages.of_this_host(settings.state / "updates")
         self.db.derive(operations.derive)
+        self.db.derive(follow_other_config)
+        Alerts(self.db, settings.message_script)
         self.pipeline = Pipeline(self.db, self.machine, loop)
+        self.pipeline.sessions.revalidation = settings.session_revalidation
+        self.pipeline.callers.on = settings.rate_limit
+        self.pipeline.callers.refresh()
         roles.seed(self.db)
         self._refresh_records(detected)
         self.follow = Follow(self.pipeline)
@@ -144,22 +184,48 @@ class Daemon:
         self.channels = Channels(self.db, self.machine)
         self.channels.start()
         storage.settle_disks(self.pipeline)
+        guest_agents.begin(self.db, self.machine)
+        sysprep.tidy(self.machine)
+        blob.tidy(self.db, self.machine)
         allowed_operations.refresh(self.db)
+        self.schedules = Schedules(self.pipeline, settings.state)
         self.follow.reboots.take_up()
+        Observers(self.pipeline, settings.state)
+        UpdateSync(self.pipeline).start()
+        self.schedules.start()
+        self.metrics = Metrics(self.db, self.machine)
+        self.metrics.start()
+        self.visitors = Visitors(self.pipeline)
+        self.visitors.start()
+        self.memory.start()
+        checkpointing.settle(self.pipeline)
         self.pipeline.task_workers.submit(start_after_boot, self.pipeline, settings.state)
 
     def _refresh_records(self, detected: Detected) -> None:
         settings, db, machine = self.settings, self.db, self.machine
-        address = settings.address or networks.management_address(machine.network)
+        address = settings.address or interfaces.management_address(machine.network)
         if detected.warning:
             log.warning("%s", detected.warning)
-        identity = host_inventory.Identity(machine.hypervisor, detected, address)
+        enabled = enabled_after_start(machine.keys)
+        identity = host_inventory.Identity(
+            machine.hypervisor, detected, address, enabled, host_inventory.product(settings)
+        )
         host: Host = host_inventory.refresh(db, identity)
         machine.host_ref = host.ref
+        surroundings.refresh(db, host, machine)
+        host_access.resume(db, machine)
+        processors.resume(db, machine)
+        crashes.refresh(db, host)
+        updates.resume(db, machine)
+        binary_storage.resume(db, machine)
+        devices.refresh(db, host)
+        changing = transaction.is_under_way()
         networks.refresh(db, host, machine.network, settings.internal_bridge)
-        storage.refresh(
-            self.pipeline, registry.drivers(), settings.storage if settings.default_storage else None
-        )
+        interfaces.keep_disabled(db, machine)
+        if changing:  # a daemon that was killed has begun it
+            threading.Thread(target=interfaces.follow_change, args=(db, machine), daemon=True).start()
+        location = settings.storage if settings.default_storage else None
+        storage.refresh(self.pipeline, registry.drivers(), location, settings.local_disks)
         templates.refresh(db, self._tiny_guest(), self._system_mode())
         files.refresh(settings.state, db, host)
 
@@ -199,6 +265,14 @@ class Daemon:
             return
         templates.refresh(self.db, tiny_guest.made(directory), self._system_mode())
 
+    def _open_directory(self, auth_type: str, service: str, configuration: Mapping[str, str]) -> Directory:
+        """A directory of users; PAM's asks the same service file as root's login unless it is told another."""
+        if auth_type == pam.PAM.type:
+            configuration = {"pam-service": self.settings.pam_service} | dict(configuration)
+        made = directories.build(auth_type, service, configuration)
+        made.context = partial(context_for, self.db, self.machine, "ldaps")
+        return made
+
     def _authenticate(self, user: str, password: str) -> None:
         """PAM, for root alone unless the compatibility switch lets every local user in."""
         if user != "root" and not self.settings.any_pam_user:
@@ -207,17 +281,33 @@ class Daemon:
 
     async def _open_doors(self) -> None:
         settings = self.settings
-        certificate = settings.state / "xapi-ssl.pem"
         host = self.db.get(Host, self.machine.host_ref)
-        ensure_certificate(certificate, host.hostname, [host.address] if host.address else [])
+        own = [settings.state / name for name in host_certificates.FILES.values()]
+        for path in own:
+            ensure_certificate(path, host.hostname, [host.address] if host.address else [])
+        host_certificates.refresh(self.db, self.machine, fingerprint)
+        certificates = Certificates(own[0], own[1], self._authorities)
         access = Access(self.pipeline)
-        self.server = Server(doors.all_doors(self.pipeline, access), https_port=settings.https_port or None)
-        listeners: list[TcpListener | UnixListener] = [UnixListener(settings.socket)]
+        self.server = Server(
+            doors.all_doors(self.pipeline, access, self.audit),
+            https_port=settings.https_port or None,
+            inherited=inherited(),
+        )
+        listeners: list[TcpListener | UnixListener] = []
         if settings.http_port:
             listeners.append(TcpListener(settings.listen, settings.http_port))
         if settings.https_port:
-            listeners.append(TcpListener(settings.listen, settings.https_port, server_context(certificate)))
+            listeners.append(TcpListener(settings.listen, settings.https_port, certificates.context))
+        # The last: who waits for the daemon waits for this one, and finds the others open too.
+        listeners.append(UnixListener(settings.socket))
+        self.server.allow_plain(not host.https_only)
+        self.server.allow_remote(interfaces.is_managed_remotely(self.machine))
         await self.server.start(listeners)
+        self.machine.doors = Doorkeeper(asyncio.get_running_loop(), self.server, certificates)
+
+    def _authorities(self) -> tuple[Path, ...]:
+        """Whose certificates clients may show instead of a password."""
+        return client_certificates.authorities(self.db, self.machine)
 
     async def _close(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take no more calls, let those that run end, put everything on disk: GRACE and LAST_WORD seconds at most."""
@@ -229,6 +319,10 @@ class Daemon:
         await stopping
         while tasks.running and loop.time() < deadline:  # tasks have no connection to be waited for
             await asyncio.sleep(0.02)
+        self.schedules.close()
+        self.metrics.close()
+        self.visitors.close()
+        self.memory.close()
         self.channels.close()
         self.follow.close()
         self.pipeline.close()
@@ -262,103 +356,26 @@ def _allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def print_coverage() -> None:
-    """Per class, how many of its messages are served."""
-    catalogue.load()
-    served = known = 0
-    for name, (some, all_) in sorted(coverage().items(), key=lambda item: item[0].lower()):
-        print(f"{name:22} {some:4} of {all_:4}  {100 * some // max(all_, 1):3} %")
-        served, known = served + some, known + all_
-    print(f"{'total':22} {served:4} of {known:4}  {100 * served // known:3} %")
-
-
-def check(settings: Settings, *, as_json: bool) -> int:
-    """Say what this host lacks to run guests; 0 where they can run, 1 where something that they need is missing."""
-    detected = detect(settings.state / "hypervisor.json")
-    results = checkup.examine(checkup.Surroundings(detected, settings))
-    return (report.write_json if as_json else report.write)(results, sys.stdout)
-
-
-def release_networks(settings: Settings) -> int:
-    """Take back what of this host's network no guest uses; 0, or 1 with the reason on standard error."""
-    try:
-        if settings.database.exists():
-            db = Database(Journal(settings.database))
-            db.load()
-            names = {row.bridge for row in db.all(Network)}
-            release.networks(names, BridgeNetwork(settings.state / "network"))
-        firewall.dismantle()
-    except (JournalBusy, JournalUnreadable, Failure, CommandFailed, OSError) as error:
-        print(f"xapi: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="xapi",
-        description="The XenAPI toolstack of this host.",
-        epilog="Settings: docs/settings.md, xapi(8).",
-    )
-    parser.add_argument("--version", action="version", version=f"xapi {__version__}")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"settings, TOML (default: {CONFIGURATION})"
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="say what this host lacks to run guests and what to do about it, and end: 0 if they can run, else 1",
-    )
-    parser.add_argument("--json", action="store_true", help="with --check: as one JSON document")
-    parser.add_argument(
-        "--release",
-        action="store_true",
-        help="take back the bridges, addresses and rules that no guest uses, and end; while xapi is stopped",
-    )
-    parser.add_argument("--coverage", action="store_true", help="print which messages are served, and end")
-    parser.add_argument(
-        "-o",
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="override one setting; repeatable",
-    )
-    return parser.parse_args(arguments)
-
-
-def settings_of(options: argparse.Namespace) -> Settings:
-    """Raises SettingsWrong."""
-    overrides: dict[str, Any] = {}
-    for pair in options.set:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise SettingsWrong(f"--set takes NAME=VALUE, not {pair}")
-        value: Any = text
-        if text in ("true", "false"):
-            value = text == "true"
-        elif text.isdigit():
-            value = int(text)
-        overrides[name] = value
-    path = options.config or (CONFIGURATION if CONFIGURATION.exists() else None)
-    return read(path, overrides)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command `xapi`."""
     options = parse(arguments)
     if options.coverage:
-        print_coverage()
+        (errands.print_unserved if options.coverage == "unserved" else errands.print_coverage)()
         return 0
+    if options.rbac:
+        sys.stdout.write(roles.table())
+        return 0
+    if options.free_disks:
+        return errands.print_free_disks()
     try:
         settings = settings_of(options)
     except SettingsWrong as error:
         print(f"xapi: {error}", file=sys.stderr)
         return 2
     if options.check:
-        return check(settings, as_json=options.json)
+        return errands.check(settings, as_json=options.json)
     if options.release:
-        return release_networks(settings)
+        return errands.release_networks(settings)
     logs.configure(settings.log_level.upper())
     os.umask(0o022)
     _allow_files()

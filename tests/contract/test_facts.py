@@ -23,7 +23,7 @@ from kronos.datamodel.types import (
     Type,
     at,
 )
-from kronos.dispatch.pipeline import coverage
+from kronos.dispatch.coverage import coverage
 
 CLASSES = [cls for cls in model().classes.values() if cls.in_database or cls.name == "message"]
 # Of a class that XenAPI has removed every message answers MESSAGE_REMOVED.

@@ -83,7 +83,9 @@ def token_of(generation: int) -> str:
     return f"{generation:020d},{0:020d}"
 
 
-def _events_since(db: Database, since: int, wanted: Filter) -> list[tuple[Mapping[str, str], Record | None]]:
+def _events_since(
+    db: Database, since: int, wanted: Filter, timestamp: str = "0.0"
+) -> list[tuple[Mapping[str, str], Record | None]]:
     """One event an object, oldest first within each group: added, modified, deleted."""
     added: list[tuple[Mapping[str, str], Record | None]] = []
     modified: list[tuple[Mapping[str, str], Record | None]] = []
@@ -92,15 +94,15 @@ def _events_since(db: Database, since: int, wanted: Filter) -> list[tuple[Mappin
         cls = row.kind
         if cls.generates_events and wanted.wants(cls.name, row.ref):
             new = row.born > since
-            head = _head(row.touched, cls.name, "add" if new else "mod", row.ref)
+            head = _head(row.touched, cls.name, "add" if new else "mod", row.ref, timestamp)
             (added if new else modified).append((head, row))
     for deletion in db.deleted_since(since):
         if deletion.cls.lower() in CLASS_OF and wanted.wants(deletion.cls, deletion.ref):
-            gone.append((_head(deletion.generation, deletion.cls, "del", deletion.ref), None))
+            gone.append((_head(deletion.generation, deletion.cls, "del", deletion.ref, timestamp), None))
     return [*reversed(added), *reversed(modified), *reversed(gone)]
 
 
-def _head(generation: int, cls: str, operation: str, ref: str, timestamp: str = "0.0") -> Mapping[str, str]:
+def _head(generation: int, cls: str, operation: str, ref: str, timestamp: str) -> Mapping[str, str]:
     return {
         "id": str(generation),
         "timestamp": timestamp,
@@ -200,6 +202,7 @@ class Subscription:
     """What a session registered for with the old calls, and how far it has been told."""
 
     classes: set[str]
+    refs: set[str]
     told: int
 
 
@@ -212,8 +215,9 @@ def register(call: Call, classes: tuple[str, ...]) -> None:
     wanted = parse_filter(classes)
     for ref in [ref for ref in _subscriptions if call.db.find(Session, ref) is None]:
         del _subscriptions[ref]
-    known = _subscriptions.setdefault(call.user.ref, Subscription(set(), call.db.generation))
+    known = _subscriptions.setdefault(call.user.ref, Subscription(set(), set(), call.db.generation))
     known.classes |= wanted.classes
+    known.refs |= wanted.refs
 
 
 @message("event.unregister", inline=True)
@@ -221,8 +225,10 @@ def unregister(call: Call, classes: tuple[str, ...]) -> None:
     """Stop telling this session of these classes."""
     known = _subscriptions.get(call.user.ref)
     if known is not None:
-        known.classes -= parse_filter(classes).classes
-        if not known.classes:
+        unwanted = parse_filter(classes)
+        known.classes -= unwanted.classes
+        known.refs -= unwanted.refs
+        if not known.classes and not known.refs:
             del _subscriptions[call.user.ref]
 
 
@@ -244,7 +250,8 @@ async def next_(call: Call) -> EventsAnswer:
             known.told = db.generation
             raise Failure("EVENTS_LOST")
         generation = db.generation
-        events = _events_since(db, known.told, Filter(frozenset(known.classes), frozenset()))
+        wanted = Filter(frozenset(known.classes), frozenset(known.refs))
+        events = _events_since(db, known.told, wanted, f"{int(time.time())}.")
         known.told = generation
         if events:
             changes.forget(future)

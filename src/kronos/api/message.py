@@ -90,7 +90,7 @@ def destroy_all(call: Call, filters: dict[str, str]) -> None:
 
 
 def _newest_first(rows: Iterable[Message]) -> RecordsAnswer:
-    return RecordsAnswer(sorted(rows, key=lambda row: row.timestamp, reverse=True))
+    return RecordsAnswer(lambda: sorted(rows, key=lambda row: row.timestamp, reverse=True))
 
 
 @message("message.get")

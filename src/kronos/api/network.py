@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kronos.api import blob
 from kronos.api.vm.backing import bring_up, bring_up_networks
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
@@ -66,7 +67,9 @@ def destroy(call: Call, self: str) -> None:
     with db.transaction():
         # Somebody may have joined meanwhile; the bridge comes back when they need it.
         _check_empty(row)
+        blobs = blob.forget(db, row)
         db.delete(row)
+    blob.remove(call.machine, blobs)
 
 
 def _check_empty(row: Network) -> None:

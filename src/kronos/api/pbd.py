@@ -7,6 +7,7 @@ import threading
 from contextlib import ExitStack
 from typing import Any
 
+from kronos.api import secret
 from kronos.api.sr import contents
 from kronos.api.vdi import volumes
 from kronos.datamodel.errors import Failure
@@ -30,6 +31,7 @@ def create(call: Call, args: dict[str, Any]) -> str:
         for pbd in (call.db.get(PBD, ref) for ref in sr.PBDs):
             if pbd.host == host.ref:
                 raise Failure("PBD_EXISTS", sr.ref, host.ref, pbd.ref)
+        fields["device_config"] = secret.stored(call.db, fields["device_config"])
         return call.db.create(PBD, **fields).ref
 
 
@@ -39,19 +41,28 @@ def destroy(call: Call, self: str) -> None:
     pbd = call.db.get(PBD, self)
     sr = call.db.find(SR, pbd.SR)
     if sr is None:
-        call.db.delete(pbd)
+        _forget(call, pbd)
         return
     with call.pipeline.holds.hold(sr, "pbd_destroy", call.task), call.db.transaction():
         _check_unplugged(pbd)
+        _forget(call, pbd)
+
+
+def _forget(call: Call, pbd: PBD) -> None:
+    with call.db.transaction():
         call.db.delete(pbd)
+        secret.forget(call.db, pbd.device_config)
 
 
 @message("PBD.set_device_config")
 def set_device_config(call: Call, self: str, value: dict[str, str]) -> None:
     """Reach the SR another way from the next plug on. Raises OPERATION_NOT_ALLOWED while it is plugged in."""
     pbd = call.db.get(PBD, self)
-    _check_unplugged(pbd)
-    pbd.device_config = value
+    with call.db.transaction():
+        _check_unplugged(pbd)
+        before = pbd.device_config
+        pbd.device_config = secret.stored(call.db, value)
+        secret.forget(call.db, before)
 
 
 def _check_unplugged(pbd: PBD) -> None:
@@ -72,7 +83,7 @@ def plug(call: Call, self: str) -> None:
             pbd.currently_attached = True
             return
         _check_sharing(call, sr, pbd)
-        driver = call.machine.open_storage(sr.type, sr.uuid, pbd.device_config)
+        driver = call.machine.open_storage(sr.type, sr.uuid, secret.resolved(call.db, pbd.device_config))
         with volumes.named_by_reference(sr), ExitStack() as undo:
             driver.attach()
             undo.callback(driver.detach)

@@ -13,6 +13,7 @@ from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
 from kronos.network import mac
 from kronos.network.base import PhysicalInterface
+from kronos.network.names import bridge_of
 
 # --- records of NICs -------------------------------------------------------------------------------------------------
 
@@ -44,14 +45,13 @@ def introduce_nic(db: Database, host: Host, nic: PhysicalInterface, *, managed: 
     return row
 
 
-def bridge_of(device: str) -> str:
-    """The bridge of a NIC's network, by XenServer's convention: eth0 has xenbr0."""
-    number = device.removeprefix("eth")
-    return f"xenbr{number}" if number.isdigit() else f"br{device}"[:15]
-
-
 def describe(db: Database, row: PIF, nic: PhysicalInterface) -> None:
-    """Write down what a NIC is and has."""
+    """Write down what a NIC is and has.
+
+    Only the management interface leads to the world: what another would reach it by, if it were that, is known here
+    alone, and holds while it has the address that it was said with.
+    """
+    kept = not row.management and nic.ip_mode == "Static" and (nic.ip, nic.netmask) == (row.IP, row.netmask)
     fields: dict[str, Any] = {
         "MAC": nic.mac,
         "MTU": nic.mtu,
@@ -59,8 +59,8 @@ def describe(db: Database, row: PIF, nic: PhysicalInterface) -> None:
         "ip_configuration_mode": nic.ip_mode,
         "IP": nic.ip,
         "netmask": nic.netmask,
-        "gateway": nic.gateway,
-        "DNS": ",".join(nic.dns),
+        "gateway": nic.gateway or (row.gateway if kept else ""),
+        "DNS": ",".join(nic.dns) or (row.DNS if kept else ""),
         "ipv6_configuration_mode": nic.ipv6_mode,
         "IPv6": nic.ipv6,
         "ipv6_gateway": nic.ipv6_gateway,
@@ -84,19 +84,6 @@ def describe(db: Database, row: PIF, nic: PhysicalInterface) -> None:
             db.write(found, metrics)
 
 
-@message("PIF.scan")
-def scan(call: Call, host: str) -> None:
-    """Bring the PIFs of a host's NICs up to date; records of NICs that are gone stay until they are forgotten."""
-    row = _here(call, host)
-    known = _by_device(call.db, row)
-    for nic in call.machine.network.physical_interfaces():
-        present = known.get(nic.device)
-        if present is None:
-            introduce_nic(call.db, row, nic)
-        else:
-            describe(call.db, present, nic)
-
-
 @message("PIF.introduce")
 def introduce(call: Call, host: str, mac_address: str, device: str, managed: bool) -> str:
     """A record for one NIC, named by its MAC, its device, or both.
@@ -104,10 +91,10 @@ def introduce(call: Call, host: str, mac_address: str, device: str, managed: boo
     Raises MAC_INVALID [mac], MAC_DOES_NOT_EXIST [mac], DUPLICATE_PIF_DEVICE_NAME [device],
     COULD_NOT_FIND_NETWORK_INTERFACE_WITH_SPECIFIED_DEVICE_NAME_AND_MAC_ADDRESS [device, mac].
     """
-    row = _here(call, host)
+    row = here(call, host)
     nic = _nic(call.machine.network.physical_interfaces(), mac_address, device)
     with call.db.transaction():
-        if nic.device in _by_device(call.db, row):
+        if nic.device in by_device(call.db, row):
             raise Failure("DUPLICATE_PIF_DEVICE_NAME", nic.device)
         return introduce_nic(call.db, row, nic, managed=managed).ref
 
@@ -123,13 +110,13 @@ def _nic(nics: list[PhysicalInterface], untrusted_mac: str, device: str) -> Phys
     raise Failure(code, device, address)
 
 
-def _by_device(db: Database, host: Host) -> dict[str, PIF]:
+def by_device(db: Database, host: Host) -> dict[str, PIF]:
     """The PIFs of a host's NICs; VLANs have the device of the NIC that they are on."""
     rows = (db.get(PIF, ref) for ref in host.PIFs)
     return {row.device: row for row in rows if row.VLAN == -1}
 
 
-def _here(call: Call, host: str) -> Host:
+def here(call: Call, host: str) -> Host:
     """This host's record. Raises HOST_OFFLINE [host] for another's."""
     row = call.db.get(Host, host)
     if row.ref != call.machine.host_ref:
@@ -159,10 +146,11 @@ def forget(call: Call, self: str) -> None:
         for code, present in obstacles.items():
             if present:
                 raise Failure(code, row.ref)
-        _delete(db, row)
+        forget_record(db, row)
 
 
-def _delete(db: Database, row: PIF) -> None:
+def forget_record(db: Database, row: PIF) -> None:
+    """Remove a PIF's record, with its metrics."""
     metrics = db.find(PIF_metrics, row.metrics)
     if metrics is not None:
         db.delete(metrics)
@@ -219,7 +207,7 @@ def unplug(call: Call, self: str) -> None:
 def _own(call: Call, ref: str) -> PIF:
     """A NIC of this host that the toolstack may change."""
     row = call.db.get(PIF, ref)
-    _here(call, row.host)
+    here(call, row.host)
     if not row.managed:
         raise Failure("PIF_UNMANAGED", row.ref)
     if row.VLAN != -1 or row.bond_master_of or row.tunnel_access_PIF_of:
@@ -324,4 +312,4 @@ message("PIF.db_introduce")(pool_introduce)
 def db_forget(call: Call, self: str) -> None:
     """Remove a PIF's record, whatever it is used for."""
     with call.db.transaction():
-        _delete(call.db, call.db.get(PIF, self))
+        forget_record(call.db, call.db.get(PIF, self))

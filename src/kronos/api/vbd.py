@@ -176,6 +176,26 @@ def eject(call: Call, vbd: str) -> None:
         call.db.write(row, emptied)
 
 
+@message("VBD.pause", holds="pause")
+def pause(call: Call, self: str) -> str:
+    """Have a disk's backend serve no requests. No type of SR can: its own operations never need that.
+
+    Raises SR_OPERATION_NOT_SUPPORTED [SR], HANDLE_INVALID for an empty drive.
+    """
+    raise _not_pausable(call, self)
+
+
+@message("VBD.unpause", holds="unpause")
+def unpause(call: Call, self: str, token: str) -> None:
+    """Have it go on; nothing was paused. Raises what pause does."""
+    raise _not_pausable(call, self)
+
+
+def _not_pausable(call: Call, ref: str) -> Failure:
+    vdi = call.db.get(VDI, call.db.get(VBD, ref).VDI)
+    return Failure("SR_OPERATION_NOT_SUPPORTED", vdi.SR)
+
+
 @message("VBD.assert_attachable")
 def assert_attachable(call: Call, self: str) -> None:
     """Raises what would keep the disk from being attached now."""

@@ -1,13 +1,16 @@
-"""VMs that start with their host: those with auto_poweron, in a pool that has it, once after each boot of the host."""
+"""VMs that start with their host, once after each boot of it: those that were suspended when it went down, and, in a
+pool that has auto_poweron, the halted ones that have it too."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
-from kronos.background.starts import start_or_tell
+from kronos.api.host.departure import RESUMES
+from kronos.background.starts import resume_or_tell, start_or_tell
 from kronos.db.records import VM, Pool
 from kronos.dispatch.pipeline import Pipeline
+from kronos.rules.departure import rank
 from kronos.system import hardware
 from kronos.system.files import write_whole
 
@@ -15,6 +18,7 @@ log = logging.getLogger(__name__)
 
 KEY = "auto_poweron"
 _RECORD = "booted"
+_FAILED = "VM_START_FAILED"
 
 
 def start_after_boot(pipeline: Pipeline, state: Path) -> None:
@@ -26,11 +30,18 @@ def start_after_boot(pipeline: Pipeline, state: Path) -> None:
     record, boot = state / _RECORD, hardware.boot_id()
     if _read(record) == boot:
         return
-    if any(pool.other_config.get(KEY) == "true" for pool in pipeline.db.all(Pool)):
-        chosen = [vm for vm in pipeline.db.all(VM) if _starts(vm)]
-        for vm in sorted(chosen, key=lambda vm: (vm.order, vm.uuid)):
+    keys = pipeline.machine.keys
+    suspended = set(keys.get(RESUMES).split())
+    powers_on = any(pool.other_config.get(KEY) == "true" for pool in pipeline.db.all(Pool))
+    for vm in sorted(pipeline.db.all(VM), key=lambda vm: (rank(vm.order), vm.uuid)):
+        if vm.power_state == "Suspended" and not suspended.isdisjoint({vm.uuid, f"{vm.uuid}!"}):
+            log.info("VM %s goes on with its host", vm.uuid)
+            paused = f"{vm.uuid}!" in suspended
+            resume_or_tell(pipeline, vm, _FAILED, "The VM could not be resumed with its host", paused=paused)
+        elif powers_on and _starts(vm):
             log.info("VM %s is started with its host", vm.uuid)
-            start_or_tell(pipeline, vm, "VM_START_FAILED", "The VM could not be started with its host")
+            start_or_tell(pipeline, vm, _FAILED, "The VM could not be started with its host")
+    keys.put(RESUMES, "")
     write_whole(record, boot.encode())
 
 

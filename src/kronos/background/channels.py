@@ -106,6 +106,7 @@ class Channels:
         )
         self.db.derive(self._changed)
         for status in self.machine.hypervisor.statuses():
+            # Defaults of a lambda have no place for a type.
             self._later(lambda uuid=status.uuid: self._take(uuid))  # type: ignore[misc]
         self._thread.start()
 
@@ -127,8 +128,10 @@ class Channels:
             if not isinstance(row, VM):
                 continue
             if names & _WATCHED:
+                # Defaults of a lambda have no place for a type.
                 self._later(lambda uuid=row.uuid: self._configured(uuid))  # type: ignore[misc]
             if "power_state" in names and row.power_state == "Halted" and row.uuid in self._suspended:
+                # Defaults of a lambda have no place for a type.
                 self._later(lambda uuid=row.uuid: self._suspended.discard(uuid))  # type: ignore[misc]
 
     # --- the thread --------------------------------------------------------------------------------------------
@@ -142,6 +145,7 @@ class Channels:
                     with suppress(BlockingIOError):
                         self._woken.recv(4096)
                 else:
+                    # Defaults of a lambda have no place for a type.
                     self._guarded(lambda guest=key.data, mask=mask: self._ready(guest, mask))  # type: ignore[misc]
             while not self._jobs.empty():
                 self._guarded(self._jobs.get())

@@ -12,10 +12,10 @@ from kronos.background.reboots import Reboots
 from kronos.background.reconcile import reconcile
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import now
-from kronos.db.records import VBD, VIF, VM
+from kronos.db.records import VBD, VIF, VM, VUSB
 from kronos.dispatch.pipeline import Pipeline
 from kronos.hypervisor.base import Event, EventKind
-from kronos.rules.devices import disk_number
+from kronos.rules.devices import disk_number, usb_number
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,8 @@ class Follow:
         match event.kind:
             case EventKind.HALTED | EventKind.CRASHED:
                 self.reboots.halted(vm, event.reason)
-            case EventKind.PAUSED if vm.power_state == "Running":
-                vm.power_state = "Paused"
-            case EventKind.RESUMED if vm.power_state == "Paused":
-                vm.power_state = "Running"
+            case EventKind.PAUSED | EventKind.RESUMED:
+                state.look(self.db, self.machine, vm)
             case EventKind.REBOOTED:
                 if event.value:
                     vm.domid = event.value
@@ -78,10 +76,13 @@ class Follow:
 
     def _device_removed(self, vm: VM, kind: str, number: int) -> None:
         """A device is gone from the guest: an unplug that took its time, or one that somebody else asked for."""
-        found: list[VBD | VIF]
+        found: list[VBD | VIF | VUSB]
         if kind == "disk":
             vbds = [self.db.get(VBD, ref) for ref in vm.VBDs]
             found = [vbd for vbd in vbds if disk_number(vbd.userdevice) == number]
+        elif kind == "usb":
+            vusbs = [self.db.get(VUSB, ref) for ref in vm.VUSBs]
+            found = [vusb for vusb in vusbs if usb_number(vusb.uuid) == number]
         else:
             found = [vif for vif in (self.db.get(VIF, ref) for ref in vm.VIFs) if vif.device == str(number)]
         for device in found:

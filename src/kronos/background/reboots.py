@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from kronos.api.vm import state
 from kronos.background.starts import start_or_tell
+from kronos.datamodel.types import NULL
 from kronos.db.records import VM
 from kronos.dispatch.pipeline import Pipeline
 from kronos.hypervisor.base import Reason
@@ -54,6 +55,15 @@ class Reboots:
     def _boot(self, vm: VM, declared: ExitStack) -> None:
         with declared:
             log.info("VM %s rebooted, and is booted again", vm.uuid)
-            start_or_tell(
-                self.pipeline, vm, "VM_REBOOT_FAILED", "The VM rebooted and could not be booted again"
-            )
+            # Its place here is kept: that the host takes no VMs any more is not said of one that was here before.
+            self._keep_place(vm, self.machine.host_ref)
+            try:
+                start_or_tell(
+                    self.pipeline, vm, "VM_REBOOT_FAILED", "The VM rebooted and could not be booted again"
+                )
+            finally:
+                self._keep_place(vm, NULL)
+
+    def _keep_place(self, vm: VM, host: str) -> None:
+        if vm.ref in self.db.rows:
+            vm.scheduled_to_be_resident_on = host

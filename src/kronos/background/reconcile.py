@@ -10,16 +10,16 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 
-from kronos.api.vm import booting, guest, state
+from kronos.api.vm import booting, checkpointing, guest, passing, state
 from kronos.api.vm.backing import port_of
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
 from kronos.db.database import Database
-from kronos.db.records import SR, VBD, VDI, VIF, VM
+from kronos.db.records import SR, VBD, VDI, VIF, VM, VUSB
 from kronos.dispatch.machine import Machine
 from kronos.hypervisor.base import DeviceId, State, Status
 from kronos.network.names import port_name
-from kronos.rules.devices import disk_name, disk_number
+from kronos.rules.devices import disk_name, disk_number, usb_number
 from kronos.system.commands import CommandFailed
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ def reconcile(db: Database, machine: Machine) -> None:
     for row in here:
         if row.suspend_VDI != NULL:
             machine.hypervisor.abandon_suspend(row.uuid)
+    checkpointing.let_go_on(db, machine)
     running = _running(machine, here)
     # What loaders made for starts that a crash cut short: guests that did begin have read it.
     shutil.rmtree(booting.place(machine), ignore_errors=True)
@@ -39,6 +40,7 @@ def reconcile(db: Database, machine: Machine) -> None:
         db.get(VM, ref).scheduled_to_be_resident_on = NULL
     _write_ended(db, machine, here, running)
     vms = [vm for status in running.values() if (vm := _adopted(db, machine, status)) is not None]
+    passing.settle(db)
     for vm in vms:
         _compare_devices(db, machine, vm)
         guest.refresh_later(db, machine, vm)
@@ -128,6 +130,8 @@ def _compare_devices(db: Database, machine: Machine, vm: VM) -> None:
                 )
         for vif in (db.get(VIF, ref) for ref in vm.VIFs):
             vif.currently_attached = DeviceId("interface", int(vif.device)) in present
+        for vusb in (db.get(VUSB, ref) for ref in vm.VUSBs):
+            vusb.currently_attached = DeviceId("usb", usb_number(vusb.uuid)) in present
 
 
 def _compare_rules(db: Database, machine: Machine, vms: Sequence[VM]) -> None:

@@ -15,8 +15,17 @@ def start_or_tell(pipeline: Pipeline, vm: VM, name: str, what: str) -> None:
     """Start a halted VM, its start_delay included. Where that fails its owner finds it down, and a message of this
     name on it, which says `what` went wrong and why. One that somebody else was quicker to start or destroy is no
     failure."""
+    _do_or_tell(pipeline, vm, "Async.VM.start", name, what, paused=False)
+
+
+def resume_or_tell(pipeline: Pipeline, vm: VM, name: str, what: str, *, paused: bool) -> None:
+    """The same for a suspended VM, which goes on, or is `paused` again. Where that fails it stays suspended."""
+    _do_or_tell(pipeline, vm, "Async.VM.resume", name, what, paused=paused)
+
+
+def _do_or_tell(pipeline: Pipeline, vm: VM, call: str, name: str, what: str, *, paused: bool) -> None:
     try:
-        pipeline.perform_internal("Async.VM.start", vm.ref, False, False)
+        pipeline.perform_internal(call, vm.ref, paused, False)
     except Failure as failure:
         if failure.code not in ("HANDLE_INVALID", "VM_BAD_POWER_STATE"):
             _tell(pipeline, vm, name, f"{what}: {failure}")

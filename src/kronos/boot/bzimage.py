@@ -40,6 +40,10 @@ class UnusableKernel(ValueError):
     """A file that is no bzImage for x86-64, or one that cannot be repacked; the text says why."""
 
 
+class TooLarge(UnusableKernel):
+    """A kernel that is whole, and whose repacked form would not fit where boot loaders put it."""
+
+
 @dataclass(frozen=True)
 class _Segment:
     kind: int
@@ -78,7 +82,7 @@ def repack(untrusted_image: bytes) -> bytes:
 
     Its payload is an ELF file in LZ4's legacy container, as Xen's domain builder wants for PVH guests.
 
-    Raises UnusableKernel, OSError.
+    Raises UnusableKernel, which is TooLarge for a kernel that boots only as it is; OSError.
     """
     setup, kernel = _read(untrusted_image)
     image = _lay_out(kernel)
@@ -87,7 +91,7 @@ def repack(untrusted_image: bytes) -> bytes:
     payload = compress_lz4(image)
     code = unpacker.code(len(payload), target=start, target_end=kernel.end, entry=kernel.entry)
     if unpacker.ADDRESS + len(code) + len(payload) > start:
-        raise UnusableKernel(f"{len(payload)} bytes do not fit below {start:#x}")
+        raise TooLarge(f"{len(payload)} bytes do not fit below {start:#x}")
     # Every packed kernel ends with the size of what it unpacks to.
     protected = code + payload + struct.pack("<I", len(image))
     protected += bytes(-len(protected) % 16)

@@ -58,19 +58,25 @@ def run(
         return _perform(_known(name), arguments, terminal, printer, open_session, session)
     except Leave as leave:
         return leave.status
-    except UsageError as error:
-        terminal.print_error(f"{error}\n{_HINT}")
-    except (CommandError, ValueRefused) as error:
-        terminal.print_error(f"Error: {error}\n")
-    except SomeFailed as failed:
-        for uuid, text in failed.failures:
-            terminal.print(f"operation failed on {uuid}: {text}")
-    except Failure as failure:
-        # Reached only before or after the session: _perform names the objects of other failures.
-        _show_failure(terminal, failure, None)
-    if "trace" in arguments:
-        terminal.print_error(traceback.format_exc())
+    except (UsageError, CommandError, ValueRefused, SomeFailed, Failure) as error:
+        _tell(terminal, error)
+        if "trace" in arguments:
+            terminal.print_error(traceback.format_exc())
     return 1
+
+
+def _tell(terminal: Terminal, error: Exception) -> None:
+    match error:
+        case UsageError():
+            terminal.print_error(f"{error}\n{_HINT}")
+        case SomeFailed():
+            for uuid, text in error.failures:
+                terminal.print(f"operation failed on {uuid}: {text}")
+        case Failure():
+            # Reached only before or after the session: _perform names the objects of other failures.
+            _show_failure(terminal, error, None)
+        case _:
+            terminal.print_error(f"Error: {error}\n")
 
 
 def _perform(

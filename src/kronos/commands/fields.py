@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kronos.commands import computed, grammar, labels
-from kronos.commands.errors import CommandError
+from kronos.commands.errors import CommandError, ValueRefused
 from kronos.commands.facts import Field
 from kronos.commands.protocol import NULL
 from kronos.commands.records import Records, Row
@@ -176,7 +176,7 @@ def clear(row: Row, field: Field) -> None:
     elif field.setting:
         try:
             set_value(row, field, "")
-        except (CommandError, Failure, ValueError) as error:
+        except (CommandError, ValueRefused, Failure) as error:
             raise CommandError("Cannot clear this parameter") from error
     else:
         raise CommandError("Can only clear RW parameters")

@@ -31,8 +31,9 @@ _UNITS = {"": 0, "b": 0, "bytes": 0} | {
     for power, letter in enumerate("kmgt", start=1)
     for ending in ("", "b", "ib")
 }
-_SIZE = re.compile(r"\s*(\d+)\s*([A-Za-z]*)\s*")
-_INTEGER = re.compile(r"[-+]?\d+")
+# Bounded, and of ASCII alone: Python refuses to read a number of thousands of digits, and reads those of every script.
+_SIZE = re.compile(r"[ \t]*([0-9]{1,30})[ \t]*([A-Za-z]*)[ \t]*")
+_INTEGER = re.compile(r"[ \t]*[-+]?[0-9]{1,30}[ \t]*")
 
 
 def parse(words: Sequence[str]) -> tuple[str, Arguments]:
@@ -143,7 +144,7 @@ def to_bool(name: str, text: str) -> bool:
 
 def to_int(name: str, text: str) -> int:
     """Raises ValueRefused."""
-    if not _INTEGER.fullmatch(text.strip()) or abs(int(text)) >= 2**63:
+    if not _INTEGER.fullmatch(text) or abs(int(text)) >= 2**63:
         raise ValueRefused(f"Failed to parse parameter '{name}': expecting an integer, got '{text}'")
     return int(text)
 

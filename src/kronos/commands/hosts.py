@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -128,7 +129,7 @@ def _license_server(invocation: Invocation, hosts: Sequence[str]) -> Iterator[No
         value = arguments.get(f"license-server-{key}")
         if not value:
             continue
-        if key == "port" and not (value.isdigit() and int(value) <= 65535):
+        if key == "port" and not (re.fullmatch("[0-9]{1,5}", value) and int(value) <= 65535):
             invocation.printer.remark("NOTE: The given port number is invalid and was not used.\n")
             continue
         for host in hosts:

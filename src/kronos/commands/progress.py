@@ -12,7 +12,7 @@ _SPIN = "|/-\\"
 
 def task(invocation: Invocation, message: str, *arguments: object) -> Any:
     """Call `message` as a task and return its result. Raises Failure."""
-    if "progress" not in invocation.arguments:
+    if not invocation.arguments.flag("progress"):
         return invocation.api.task(message, *arguments)
     try:
         return invocation.api.task(message, *arguments, progress=lambda done: show(invocation, done))

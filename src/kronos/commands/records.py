@@ -14,6 +14,10 @@ _MANY = 8
 _ROLES = 'field "is_internal"="false"'
 # Whoever wants one field of these wants others too; and some of their fields have no getter any more.
 _WHOLE = frozenset({"VM_metrics", "VM_guest_metrics", "host_metrics", "PIF_metrics", "PCI"})
+# Their fields have no getters at all, not even the uuid.
+_WITHOUT_GETTERS = frozenset({"message"})
+# It has a name_label, but cannot be looked up by it.
+_WITHOUT_LOOKUP = frozenset({"pool"})
 _IDENTITY = ("uuid", "name_label")
 
 
@@ -67,6 +71,8 @@ class Records:
         return self.row(api_class, self.api(f"{api_class}.get_by_uuid", uuid))
 
     def by_name(self, api_class: str, name: str) -> list[Row]:
+        if api_class in _WITHOUT_LOOKUP:
+            return [row for row in self.rows(api_class) if row["name_label"] == name]
         return [self.row(api_class, ref) for ref in self.api(f"{api_class}.get_by_name_label", name)]
 
     def record(self, api_class: str, ref: str) -> dict[str, Any]:
@@ -79,7 +85,8 @@ class Records:
     def value(self, api_class: str, ref: str, field: str) -> Any:
         """One field of one object. Raises HANDLE_INVALID."""
         known = self._classes.get(api_class, {}).get(ref) or self._single.get(ref)
-        if known is None and field not in _IDENTITY and api_class in _WHOLE:
+        whole = api_class in _WITHOUT_GETTERS or (field not in _IDENTITY and api_class in _WHOLE)
+        if known is None and whole:
             known = self.record(api_class, ref)
         if known is not None:
             return known.get(field)

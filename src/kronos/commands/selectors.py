@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from kronos.commands import facts, filters
+from kronos.commands import facts, filters, naming
 from kronos.commands.errors import CommandError, SomeFailed, describe
 from kronos.commands.invocation import Invocation
 from kronos.commands.records import Row
@@ -104,12 +104,12 @@ def _for_each(
         raise CommandError(f"No matching {things} found")
     if len(selected) == 1:
         return [act(selected[0])]
+    found = f"Multiple {'matches' if things == 'VMs' else 'matching'} {things} found."  # as scripts know it
     if not several:
-        raise CommandError(
-            f"Multiple matches {things} found. Operation can only be performed on one at a time"
-        )
+        one = things.removesuffix("s")
+        raise CommandError(f"{found} Operation can only be performed on one {one} at a time")
     if not invocation.arguments.flag("multiple"):
-        raise CommandError(f"Multiple matches {things} found. --multiple required to complete the operation")
+        raise CommandError(f"{found} --multiple required to complete the operation")
     return _each(invocation, selected, act)
 
 
@@ -121,7 +121,7 @@ def _each(invocation: Invocation, selected: list[Row], act: Act[T]) -> list[T]:
         try:
             done.append(act(row))
         except Failure as failure:
-            failures.append((row["uuid"], _words(failure)))
+            failures.append((row["uuid"], _words(invocation, failure)))
         except CommandError as error:
             failures.append((row["uuid"], str(error)))
     if failures:
@@ -129,8 +129,8 @@ def _each(invocation: Invocation, selected: list[Row], act: Act[T]) -> list[T]:
     return done
 
 
-def _words(failure: Failure) -> str:
-    found = describe(failure.code, failure.params, str)
+def _words(invocation: Invocation, failure: Failure) -> str:
+    found = describe(failure.code, failure.params, naming.namer(invocation.records))
     if found is None:
         return f"{failure.code}: [ {'; '.join(failure.params)} ]"
     sentence, lines = found

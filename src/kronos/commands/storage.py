@@ -73,6 +73,7 @@ def _probe_text(answer: str) -> str:
     if "Raw" not in answer[:200]:
         return answer
     try:
+        # The storage's own answer, which the daemon wrote.
         values = list(ElementTree.fromstring(answer).iter("value"))  # noqa: S314
     except ElementTree.ParseError:
         return answer

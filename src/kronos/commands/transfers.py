@@ -39,8 +39,9 @@ def _transfer(
     label: str,
     query: dict[str, object],
 ) -> Any:
+    shown = invocation.arguments.flag("progress")
     with _task(invocation, label) as task:
-        bar = _bar(invocation, task) if "progress" in invocation.arguments else None
+        bar = _bar(invocation, task) if shown else None
         done = move(path, url(invocation, address, task_id=task, **query), bar)
         if not done:
             _explain(invocation, task)

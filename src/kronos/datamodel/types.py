@@ -200,7 +200,7 @@ class DateTimeType(Type):
             raise _mismatch("a datetime", untrusted)
         for form in self._forms:
             try:
-                parsed = datetime.strptime(untrusted, form)  # noqa: DTZ007  # always UTC on this wire
+                parsed = datetime.strptime(untrusted, form)  # always UTC on this wire
             except ValueError:
                 continue
             return parsed.strftime("%Y%m%dT%H:%M:%SZ")

@@ -93,6 +93,7 @@ class Database:
 
     def all(self, kind: type[R]) -> list[R]:
         """Every row of a class, oldest first."""
+        # A class's table has rows of that class.
         return list(self.tables[kind.kind.name].rows.values())  # type: ignore[arg-type]
 
     def by_uuid(self, kind: type[R], uuid: str) -> R:
@@ -118,6 +119,7 @@ class Database:
     def where(self, kind: type[R], expression: str) -> list[R]:
         """The rows that a query matches. Raises INVALID_VALUE [expression, text]."""
         predicate = parse(expression)
+        # A class's table has rows of that class.
         return self.tables[kind.kind.name].matching(predicate, expression)  # type: ignore[return-value]
 
     def written(self) -> int:

@@ -7,9 +7,12 @@ the cost of a flush is shared by all who wait for it, and nobody waits for a tim
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +50,22 @@ class _Batch(NamedTuple):
     changes: list[Change]
 
 
+@dataclass(slots=True)
+class Writes:
+    """What writing to disk took since the start, in seconds; the writer thread alone notes it."""
+
+    count: int = 0
+    total: float = 0.0
+    least: float = math.inf
+    most: float = 0.0
+
+    def note(self, seconds: float) -> None:
+        self.count += 1
+        self.total += seconds
+        self.least = min(self.least, seconds)
+        self.most = max(self.most, seconds)
+
+
 class Journal:
     """The database on disk. Any thread may call any method.
 
@@ -79,6 +98,7 @@ class Journal:
         self._on_durable: list[Callable[[int], None]] = []
         self._on_broken: list[Callable[[JournalBroken], None]] = []
         self._appended = False
+        self.writes = Writes()
         self._closing = False
         self._reason = ""
         # The rest is the writer's own.
@@ -235,7 +255,9 @@ class Journal:
     def _commit(self, group: list[_Batch]) -> None:
         ticket = group[-1].ticket
         body = f"[{','.join([batch.body for batch in group])}]"
+        began = time.perf_counter()
         self._file.append(ticket, body)
+        self.writes.note(time.perf_counter() - began)
         with self._mutex:
             self._durable = ticket
             ready = [gate for wanted, gate in self._waiting if wanted <= ticket]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kronos.datamodel.types import NULL, Type, escape
-from kronos.db.record import Record, dump_json
+from kronos.db.record import Record, dump_json, without_form
 
 VOID_XML = b"<value/>"
 
@@ -23,6 +24,13 @@ class Answer:
         self.type = kind
         self.value = value
 
+    def rows_to_write(self, *, xml: bool) -> Sequence[Record]:
+        """The rows whose forms are not kept, where there are any in it: what takes time to write."""
+        return ()
+
+    def renew(self) -> None:
+        """Look again which rows it is about: others may have come and gone while these were written."""
+
     def xml(self) -> bytes:
         """One complete `<value>` element."""
         return self.type.xml(self.value).encode()
@@ -32,7 +40,10 @@ class Answer:
         value = self.value
         if isinstance(value, dict):
             value = {str(key): item for key, item in value.items()}
-        return dump_json("" if value is None else value)
+        text = dump_json("" if value is None else value)
+        if b"NaN" in text or b"Infinity" in text:  # which JSON does not have
+            text = dump_json(_with_null(value))
+        return text
 
     def xml_parts(self) -> Sequence[bytes]:
         """The same as `xml`, in parts: what is large is kept already, and need not be copied to be sent."""
@@ -41,6 +52,17 @@ class Answer:
     def json_parts(self) -> Sequence[bytes]:
         """The same as `json`, in parts."""
         return (self.json(),)
+
+
+def _with_null(value: Any) -> Any:
+    """A tree in which no float is without a finite value."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _with_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_null(item) for item in value]
+    return value
 
 
 class RecordAnswer(Answer):
@@ -67,12 +89,19 @@ class RecordAnswer(Answer):
 class RecordsAnswer(Answer):
     """A map from reference to record, of the rows' kept forms: a hundred clients are sent the same bytes."""
 
-    __slots__ = ("rows",)
+    __slots__ = ("_find", "rows")
 
     lazy = True
 
-    def __init__(self, rows: Iterable[Record]) -> None:
-        self.rows = list(rows)
+    def __init__(self, find: Callable[[], Iterable[Record]]) -> None:
+        self._find = find
+        self.rows = list(find())
+
+    def rows_to_write(self, *, xml: bool) -> Sequence[Record]:
+        return without_form(self.rows, xml=xml)
+
+    def renew(self) -> None:
+        self.rows = list(self._find())
 
     @property
     def value(self) -> Any:
@@ -115,6 +144,9 @@ class EventsAnswer(Answer):
         self.token = token
         self._xml = b""
         self._json = b""
+
+    def rows_to_write(self, *, xml: bool) -> Sequence[Record]:
+        return without_form((row for _, row in self.events if row is not None), xml=xml)
 
     @property
     def value(self) -> Any:

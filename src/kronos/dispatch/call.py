@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kronos.datamodel.errors import Failure
@@ -12,6 +12,7 @@ from kronos.db.records import Host, Session
 from kronos.dispatch.task import Task
 
 if TYPE_CHECKING:
+    from kronos.dispatch.audit import Entry
     from kronos.dispatch.machine import Machine
     from kronos.dispatch.pipeline import Pipeline
 
@@ -24,6 +25,10 @@ class Origin:
     address: str = ""
     tls: bool = False
     user_agent: str = ""
+    names: tuple[str, ...] = ()
+    """Whom the client's certificate is for, where it showed one that an authority of the pool's has signed."""
+    traceparent: str = ""
+    """The W3C header that makes a call a part of the client's own trace; not checked."""
 
 
 INTERNAL = Origin(local=True, address="internal")
@@ -40,7 +45,8 @@ class Call:
     message: Message
     session: Session | None
     task: Task
-    arguments: tuple[Any, ...] = field(default=())
+    entry: Entry | None = None
+    """What the audit log is to say of it, written when it has ended."""
 
     @property
     def host(self) -> Host:

@@ -77,7 +77,7 @@ def _get_all(db: Database, message: Message) -> Implied:
 
 def _get_all_records(db: Database, message: Message) -> Implied:
     kind = _kind(message)
-    return lambda: RecordsAnswer(db.all(kind))
+    return lambda: RecordsAnswer(lambda: db.all(kind))
 
 
 def _get_all_where(db: Database, message: Message) -> Implied:
@@ -87,7 +87,7 @@ def _get_all_where(db: Database, message: Message) -> Implied:
 
 def _get_all_records_where(db: Database, message: Message) -> Implied:
     kind = _kind(message)
-    return lambda expression: RecordsAnswer(db.where(kind, expression))
+    return lambda expression: RecordsAnswer(lambda: db.where(kind, expression))
 
 
 def _set(db: Database, message: Message) -> Implied:

@@ -25,12 +25,16 @@ class Holds:
         self.db = db
         self.patience = patience
         self._released = threading.Condition()
+        self._awaited: dict[str, frozenset[str]] = {}
+        """The tasks whose operations each waiting task wants to end."""
 
     @contextmanager
     def hold(self, row: Record, operation: str, task: Task) -> Iterator[None]:
         """Enter `operation` on `row` for as long as the block runs.
 
-        Waits while another operation is in the way. Raises what `operations.refusal` says, or TASK_CANCELLED.
+        Waits while another operation is in the way. Raises what `operations.refusal` says, TASK_CANCELLED, or
+        HANDLE_INVALID where the row has gone, also while this waited; OTHER_OPERATION_IN_PROGRESS at once where the
+        other cannot end, because it waits for this task's own, or is that.
         """
         with self.hold_all((row,), operation, task):
             yield
@@ -55,16 +59,26 @@ class Holds:
                 left = deadline - time.monotonic()
                 if refusal.code != "OTHER_OPERATION_IN_PROGRESS" or left <= 0:
                     raise refusal
+                blockers = operations.blockers(refusal)
+                if self._waits_for(blockers, task.ref):
+                    raise refusal
                 # Only whoever waits is told of a cancellation: what a cancelled call undoes has to get through.
                 task.check()
-                with only_waiting():
-                    self._released.wait(left)
+                self._awaited[task.ref] = blockers
+                try:
+                    with only_waiting():
+                        self._released.wait(left)
+                finally:
+                    del self._awaited[task.ref]
 
     def _tried(self, rows: Sequence[Record], operation: str, task: Task) -> Failure | None:
         """Enter the operation on every row, or say what is in the way and leave all as they were."""
         try:
             with self.db.transaction():
                 for row in rows:
+                    if self.db.rows.get(row.ref) is not row:
+                        # It still says that its destruction is under way, and will for ever.
+                        raise Failure("HANDLE_INVALID", row.kind.name, row.ref)
                     refusal = operations.refusal(self.db, row, operation)
                     if refusal is not None:
                         raise refusal
@@ -72,6 +86,16 @@ class Holds:
         except Failure as refusal:
             return refusal
         return None
+
+    def _waits_for(self, tasks: frozenset[str], wanted: str) -> bool:
+        """Whether one of the tasks is `wanted`, or waits for it, over however many others."""
+        seen: set[str] = set()
+        while tasks := tasks - seen:
+            if wanted in tasks:
+                return True
+            seen |= tasks
+            tasks = frozenset().union(*(self._awaited.get(ref, ()) for ref in tasks))
+        return False
 
     def _release(self, rows: Sequence[Record], task: Task) -> None:
         """Take the task's operation off the rows; to those that are gone nothing happens."""

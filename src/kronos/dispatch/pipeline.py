@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -12,22 +13,29 @@ from typing import Any
 
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.model import Message, model
-from kronos.datamodel.types import STRING, VOID, parser
+from kronos.datamodel.types import NULL, STRING, VOID, parser
 from kronos.db.database import Database
 from kronos.db.record import Record
-from kronos.db.records import KINDS, Session
+from kronos.db.records import KINDS, VM, Session
 from kronos.dispatch import roles
+from kronos.dispatch.admission import Admission
 from kronos.dispatch.answer import Answer, RecordAnswer
+from kronos.dispatch.audit import Audit, Entry, changes_something, recorded
 from kronos.dispatch.call import INTERNAL, Call, Origin
+from kronos.dispatch.callers import Callers
 from kronos.dispatch.changes import Changes
 from kronos.dispatch.durability import Durability
 from kronos.dispatch.fields import VOID_ANSWER, Implied, implied
 from kronos.dispatch.hold import Holds
 from kronos.dispatch.machine import Machine
-from kronos.dispatch.registry import HANDLERS, Handler
+from kronos.dispatch.registry import FOLLOWING, HANDLERS, Handler
 from kronos.dispatch.sessions import Sessions
 from kronos.dispatch.task import Task, Tasks
+from kronos.dispatch.tracing import Tracer
+from kronos.dispatch.views import Views
 from kronos.dispatch.workers import Workers
+from kronos.rules import callers
+from kronos.system import logs
 from kronos.system.commands import CommandFailed
 
 log = logging.getLogger(__name__)
@@ -35,6 +43,7 @@ log = logging.getLogger(__name__)
 WORKERS = 256
 TASKS = 256
 LOGINS = 16
+LONGEST_NAME = 256
 STRINGS = parser(lambda _: ())("string set")
 
 
@@ -50,6 +59,7 @@ class Route:
     implied: Implied | None
     handler: Handler | None
     asynchronous: bool
+    audited: bool
 
 
 class Pipeline:
@@ -60,14 +70,21 @@ class Pipeline:
         self.machine = machine
         self.loop = loop
         self.sessions = Sessions(db)
+        self.views = Views(self.sessions)
+        self.audit = Audit(db, machine.audit)
+        self.admission = Admission(db, machine)
         self.tasks = Tasks(db)
         self.holds = Holds(db)
+        self.tracer = Tracer()
+        self.callers = Callers(db)
         self.durability = Durability(db, loop)
         self.changes = Changes(db, loop)
         self.workers: Executor = Workers(WORKERS, "call")
         self.task_workers: Executor = Workers(TASKS, "task")
         # Apart: a worker may wait for a login, and were there no other threads, all of them would wait for themselves.
         self.logins = ThreadPoolExecutor(LOGINS, "login")
+        self.gate = self.admission.gate(self.logins)
+        self.audit.follow(self.sessions)
         self._routes: dict[str, Route] = {}
 
     def route(self, name: str) -> Route | None:
@@ -93,7 +110,7 @@ class Pipeline:
             return None
         handler = HANDLERS.get(message.full_name)
         function = None if handler is not None or message.state == "removed" else implied(self.db, message)
-        return Route(message, function, handler, asynchronous)
+        return Route(message, function, handler, asynchronous, message.session and changes_something(message))
 
     # --- the road --------------------------------------------------------------------------------------------
 
@@ -114,12 +131,46 @@ class Pipeline:
             raise Failure("MESSAGE_REMOVED")
         if session is not None:
             self._authorise(session, message, arguments)
+            if (view := self.views.of.get(session.ref)) is not None:
+                route = view.route(route)
+        if self.callers.on:
+            delay = self.callers.admit(origin.user_agent, origin.address, cost_of(route))
+            if delay > 0:
+                return self._in_turn(delay, origin, route, session, arguments, name)
+        return self._serve(origin, route, session, arguments, name)
+
+    async def _in_turn(
+        self,
+        delay: float,
+        origin: Origin,
+        route: Route,
+        session: Session | None,
+        arguments: tuple[Any, ...],
+        name: str,
+    ) -> Answer:
+        """A call of somebody who is limited, once it is its turn."""
+        await asyncio.sleep(delay)
+        answer = self._serve(origin, route, session, arguments, name)
+        return answer if isinstance(answer, Answer) else await answer
+
+    def _serve(
+        self, origin: Origin, route: Route, session: Session | None, arguments: tuple[Any, ...], name: str
+    ) -> Answer | Awaitable[Answer]:
         if route.asynchronous:
             return self._begin_task(origin, route, session, arguments, name)
         if route.implied is not None:
-            answer = route.implied(*arguments)
+            if not route.audited:
+                return self._when_durable(route.implied(*arguments))
+            with recorded(self._entry(route, session, arguments, name)):
+                answer = route.implied(*arguments)
             return self._when_durable(answer)
         return self._run(origin, route, session, arguments)
+
+    def _entry(
+        self, route: Route, session: Session | None, arguments: tuple[Any, ...], name: str
+    ) -> Entry | None:
+        """What the audit log is to say of a call that begins, None for one that it says nothing of."""
+        return self.audit.begin(session, route.message, arguments, name) if route.audited else None
 
     def _authorise(self, session: Session, message: Message, arguments: Sequence[Any]) -> None:
         if session.is_local_superuser:
@@ -129,7 +180,11 @@ class Pipeline:
         if is_map and message.field and message.name.startswith("set_"):
             row = self.db.find(KINDS[message.cls], arguments[0])
             present = getattr(row, message.field) if row is not None else {}
-        roles.check(session, message, arguments, present)
+        try:
+            roles.check(session, message, arguments, present)
+        except Failure:
+            self.audit.begin(session, message, arguments, message.full_name).denied()
+            raise
 
     def _run(
         self, origin: Origin, route: Route, session: Session | None, arguments: tuple[Any, ...]
@@ -138,11 +193,14 @@ class Pipeline:
         if handler is None:
             raise Failure("NOT_IMPLEMENTED", message.full_name)
         task = Task(self.db, message.full_name)
-        call = Call(self.db, self.machine, self, origin, message, session, task)
+        entry = self._entry(route, session, arguments, message.full_name)
+        call = Call(self.db, self.machine, self, origin, message, session, task, entry)
         if handler.coroutine:
             return self._await(handler, call, arguments)
         if handler.inline:
-            return self._when_durable(answer_of(message, handler.function(call, *arguments)))
+            with recorded(entry):
+                answer = answer_of(message, handler.function(call, *arguments))
+            return self._when_durable(answer)
         work = self.loop.run_in_executor(self.workers, self._work, handler, call, arguments)
         return self._when_done(work)
 
@@ -158,7 +216,8 @@ class Pipeline:
         await self.durability.after(VOID_ANSWER)
 
     async def _await(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Answer:
-        answer = answer_of(handler.message, await handler.function(call, *arguments))
+        with recorded(call.entry):
+            answer = answer_of(handler.message, await handler.function(call, *arguments))
         return answer if answer.lazy or self.durability.reached() else await self.durability.after(answer)
 
     async def _when_done(self, work: Awaitable[Answer]) -> Answer:
@@ -172,22 +231,43 @@ class Pipeline:
     def _work(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Answer:
         """A handler with its hold, on a worker thread. What is not a Failure becomes INTERNAL_ERROR."""
         mine = self.tasks.running.setdefault(call.task.ref, call.task) is call.task and call.task.row is None
-        try:
-            with self._hold(handler, call, arguments):
-                return answer_of(handler.message, handler.function(call, *arguments))
-        except Failure:
-            raise
-        except (
-            CommandFailed
-        ) as error:  # a program of the host refused: what it said is what matters, not where
-            log.error("%s failed: %s", handler.message.full_name, error)
-            raise Failure("INTERNAL_ERROR", str(error)) from error
-        except Exception as error:  # a defect must not take the daemon along
-            log.exception("%s failed", handler.message.full_name)
-            raise Failure("INTERNAL_ERROR", f"{type(error).__name__}: {error}") from error
-        finally:
-            if mine:
-                self.tasks.ended(call.task)
+        session = call.session.ref if call.session is not None else ""
+        name = handler.message.full_name
+        with logs.about(task=call.task.ref, session=session, method=name, vm=self._vm_of(arguments)):
+            begun = time.monotonic()
+            # Those that hold something are what an administrator looks for; most others only look.
+            level = logging.INFO if handler.holds else logging.DEBUG
+            try:
+                traced = self.tracer.span(name, call.origin.traceparent, task=call.task.label)
+                with traced, recorded(call.entry), self._hold(handler, call, arguments):
+                    value = handler.function(call, *arguments)
+                    if name in FOLLOWING:
+                        FOLLOWING[name](call, arguments, value)
+                    answer = answer_of(handler.message, value)
+                log.log(level, "%s: done in %.1f s", name, time.monotonic() - begun)
+                return answer
+            except Failure as failure:
+                log.log(level, "%s: %s after %.1f s", name, failure.code, time.monotonic() - begun)
+                raise
+            except CommandFailed as error:
+                # A program of the host refused: what it said is what matters, not where.
+                log.error("%s failed: %s", name, error)
+                raise Failure("INTERNAL_ERROR", str(error)) from error
+            except Exception as error:  # a defect must not take the daemon along
+                log.exception("%s failed", name)
+                raise Failure("INTERNAL_ERROR", f"{type(error).__name__}: {error}") from error
+            finally:
+                if mine:
+                    self.tasks.ended(call.task)
+
+    def _vm_of(self, arguments: tuple[Any, ...]) -> str:
+        """The uuid of the VM that a call is about: its first argument, or what that belongs to. For the log."""
+        first = arguments[0] if arguments else None
+        row = self.db.rows.get(first) if isinstance(first, str) else None
+        if row is not None and not isinstance(row, VM):
+            owner = getattr(row, "VM", None)
+            row = self.db.rows.get(owner) if isinstance(owner, str) else None
+        return row.uuid if isinstance(row, VM) else ""
 
     def _hold(self, handler: Handler, call: Call, arguments: tuple[Any, ...]) -> Any:
         if not handler.holds:
@@ -205,7 +285,8 @@ class Pipeline:
         owner = session.ref if session is not None else ""
         label = name.replace("InternalAsync.", "Async.")
         task = self.tasks.start(label, "", owner, self.machine.host_ref)
-        call = Call(self.db, self.machine, self, origin, route.message, session, task)
+        entry = self._entry(route, session, arguments, name)
+        call = Call(self.db, self.machine, self, origin, route.message, session, task, entry)
         self.task_workers.submit(self.run_task, route, call, arguments)
         return Answer(STRING, task.ref)
 
@@ -231,7 +312,8 @@ class Pipeline:
             answer = self._work(route.handler, call, arguments)
         else:
             assert route.implied is not None
-            answer = route.implied(*arguments)
+            with recorded(call.entry):
+                answer = route.implied(*arguments)
         self.durability.block()
         call.task.finish("" if answer.type is VOID else answer.xml().decode())
         return answer.value
@@ -255,10 +337,12 @@ class Pipeline:
         task: Task | None = None,
         *,
         part: bool = False,
+        subtask_of: str = NULL,
     ) -> Any:
         """The road for callers on worker threads: same checks, no task of its own unless `Async.` is asked for.
 
-        The role is not asked for again where this is `part` of a call that was allowed.
+        The role is not asked for again where this is `part` of a call that was allowed. A task of its own is shown as
+        one of `subtask_of`, and is cancelled with `task`.
         """
         route = self.route(name)
         if route is None:
@@ -270,27 +354,41 @@ class Pipeline:
             raise Failure("MESSAGE_REMOVED")
         if session is not None and message.session and not part:
             self._authorise(session, message, arguments)
+        if session is not None and (view := self.views.of.get(session.ref)) is not None:
+            route = view.route(route)
         if route.implied is None and route.handler is None:
             raise Failure("NOT_IMPLEMENTED", message.full_name)
+        entry = None if part else self._entry(route, session, arguments, name)
         if route.asynchronous:
-            return self._perform_as_task(origin, route, session, arguments, name)
+            return self._perform_as_task(origin, route, session, arguments, name, task, subtask_of, entry)
         if route.implied is not None:
-            return route.implied(*arguments).value
+            with recorded(entry):
+                return route.implied(*arguments).value
         assert route.handler is not None
-        call = Call(self.db, self.machine, self, origin, message, session, task or Task(self.db, name))
+        call = Call(self.db, self.machine, self, origin, message, session, task or Task(self.db, name), entry)
         if route.handler.coroutine:
             future = asyncio.run_coroutine_threadsafe(self._await(route.handler, call, arguments), self.loop)
             return future.result().value
         return self._work(route.handler, call, arguments).value
 
     def _perform_as_task(
-        self, origin: Origin, route: Route, session: Session | None, arguments: tuple[Any, ...], name: str
+        self,
+        origin: Origin,
+        route: Route,
+        session: Session | None,
+        arguments: tuple[Any, ...],
+        name: str,
+        whole: Task | None,
+        subtask_of: str,
+        entry: Entry | None,
     ) -> Any:
         """A call whose caller waits for it here, while others see its task; nobody is left to destroy that after."""
         owner = session.ref if session is not None else ""
-        running = self.tasks.start(name, "", owner, self.machine.host_ref)
+        running = self.tasks.start(name, "", owner, self.machine.host_ref, subtask_of=subtask_of)
+        if whole is not None:
+            whole.on_cancel(running.cancel)
         try:
-            call = Call(self.db, self.machine, self, origin, route.message, session, running)
+            call = Call(self.db, self.machine, self, origin, route.message, session, running, entry)
             return self.run_task(route, call, arguments)
         finally:
             if running.row is not None:
@@ -312,14 +410,30 @@ class Pipeline:
 
     # --- system.* --------------------------------------------------------------------------------------------
 
-    def _system_call(self, name: str, args: Sequence[object]) -> Answer:
+    def _system_call(self, name: str, args: Sequence[object]) -> Answer | Awaitable[Answer]:
         if name == "system.listMethods":
             return Answer(STRINGS, tuple(self.method_names()))
         if name.startswith("system.isAlive:"):
             return Answer(STRING, str(args[0]) if args else name)
-        if args and isinstance(args[0], str):
-            self.sessions.require(args[0])
-        raise Failure("MESSAGE_METHOD_UNKNOWN", name)
+        if not args or not isinstance(args[0], str):
+            raise Failure("MESSAGE_METHOD_UNKNOWN", name)
+        session = self.sessions.require(args[0])
+        entry = Entry(self.audit, session, "host.call_extension", name[:LONGEST_NAME], "")
+        try:
+            roles.require(session, "host.call_extension")
+        except Failure:
+            entry.denied()
+            raise
+        return self._when_done(
+            self.loop.run_in_executor(self.workers, self._extension, name, list(args), entry)
+        )
+
+    def _extension(self, name: str, args: list[object], entry: Entry) -> Answer:
+        """A method of nobody else's may be an extension's. Loaded for it alone, with the XML-RPC that it needs."""
+        from kronos.dispatch import extensions
+
+        with recorded(entry):
+            return extensions.call_extension(self.machine, Task(self.db, name), name, args)
 
     def method_names(self) -> list[str]:
         """Every method by its one official name, the asynchronous ones too."""
@@ -332,6 +446,13 @@ class Pipeline:
         self.workers.shutdown(wait=False, cancel_futures=True)
         self.task_workers.shutdown(wait=False, cancel_futures=True)
         self.logins.shutdown(wait=False, cancel_futures=True)
+
+
+def cost_of(route: Route) -> float:
+    """The tokens that a call takes from whoever is limited."""
+    if route.implied is not None:
+        return callers.READ
+    return callers.OPERATION if route.handler is not None and route.handler.holds else callers.CALL
 
 
 def unmarshal(message: Message, args: Sequence[object], name: str) -> tuple[tuple[Any, ...], str]:
@@ -369,14 +490,3 @@ def answer_of(message: Message, value: Any) -> Answer:
             RecordAnswer(value) if message.result is value.kind.record else Answer(message.result, value.ref)
         )
     return Answer(message.result, value)
-
-
-def coverage() -> dict[str, tuple[int, int]]:
-    """Messages served and messages known, by class."""
-    db = Database()
-    found: dict[str, tuple[int, int]] = {}
-    for cls in model().classes.values():
-        known = [m for m in cls.messages.values() if m.state != "removed"]
-        served = [m for m in known if m.full_name in HANDLERS or implied(db, m) is not None]
-        found[cls.name] = (len(served), len(known))
-    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kronos.datamodel.model import Message, model
 from kronos.datamodel.types import (
@@ -19,6 +19,9 @@ from kronos.datamodel.types import (
     Type,
     VoidType,
 )
+
+if TYPE_CHECKING:
+    from kronos.dispatch.call import Call
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,6 +59,24 @@ def message(name: str, *, holds: str = "", inline: bool = False) -> Callable[[F]
             raise Mismatch(f"{name} has two handlers")
         check_signature(known, function)
         HANDLERS[name] = Handler(known, function, holds, inline, inspect.iscoroutinefunction(function))
+        return function
+
+    return declare
+
+
+Following = Callable[["Call", tuple[Any, ...], Any], None]
+FOLLOWING: dict[str, Following] = {}
+
+
+def afterwards(*names: str) -> Callable[[Following], Following]:
+    """Declare what follows these messages once their handlers have succeeded: it gets the call, the arguments and the
+    value. For handlers that run on a worker, neither inline ones nor coroutines."""
+
+    def declare(function: Following) -> Following:
+        for name in names:
+            if name in FOLLOWING or name not in model().messages:
+                raise Mismatch(f"what follows {name} is declared twice, or it is not in the facts")
+            FOLLOWING[name] = function
         return function
 
     return declare

@@ -69,12 +69,12 @@ class Announcer:
         told: Event | None = event
         try:
             told = self._translate(event)
-        except Exception:  # noqa: BLE001 - better untranslated than not at all
+        except Exception:
             log.exception("%s is not understood", event)
         if told is None:
             return
         for callback in self._watchers:
             try:
                 callback(told)
-            except Exception:  # noqa: BLE001 - one watcher's mistake must not cost the others
+            except Exception:
                 log.exception("a watcher failed on %s", told)

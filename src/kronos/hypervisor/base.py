@@ -15,11 +15,19 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from kronos.datamodel.errors import Failure
+from kronos.hypervisor.abilities import Saving, Words
 from kronos.hypervisor.disk_facts import Bitmap, DiskStatistics, Progress
+from kronos.hypervisor.hardware import HostUSB, Kept
+from kronos.hypervisor.hardware import Platform as Platform
+from kronos.hypervisor.usage import PhysicalMemory as PhysicalMemory
+from kronos.hypervisor.usage import Usage
 
 Kind = Literal["hvm", "pv", "pvh", "pv_in_pvh"]
 Action = Literal["destroy", "restart", "preserve", "coredump-destroy", "coredump-restart"]
-DeviceClass = Literal["disk", "interface"]
+DeviceClass = Literal["disk", "interface", "usb"]
+
+IN_XENAPI: dict[DeviceClass, str] = {"disk": "VBD", "interface": "VIF", "usb": "VUSB"}
+"""What clients call a device."""
 
 
 @dataclass(frozen=True)
@@ -95,31 +103,6 @@ class Channel:
 
 
 @dataclass(frozen=True)
-class Platform:
-    """The virtual hardware, as VM.platform names it; `videoram` in MiB, `vga` 'none' for a machine without
-    screen."""
-
-    acpi: bool = True
-    apic: bool = True
-    pae: bool = True
-    nx: bool = True
-    viridian: bool = False
-    hpet: bool = False
-    nested: bool = False
-    vga: Literal["std", "cirrus", "virtio", "none"] = "std"
-    videoram: int = 8
-    usb: bool = True
-    usb_tablet: bool = True
-    vnc: bool = True
-    serial: bool = True
-    agent: bool = True
-    panic: bool = True
-    hotplug: bool = True
-    machine: Literal["q35", "pc"] = "q35"
-    keymap: str = "en-us"
-
-
-@dataclass(frozen=True)
 class Domain:
     """A VM as a driver starts it. Memory is in bytes; `weight`, `cap` (percent of one CPU) and `mask` (host
     CPU numbers) are VCPUs_params, None where not set; `clock_offset` is the distance of the VM's clock from
@@ -139,6 +122,10 @@ class Domain:
     mask: Sequence[int] | None = None
     disks: Sequence[Disk] = ()
     interfaces: Sequence[Interface] = ()
+    usb: Sequence[HostUSB] = ()
+    pci: Sequence[str] = ()
+    tpm: bool = False
+    kept: Kept = field(default_factory=Kept)
     channels: Sequence[Channel] = ()
     platform: Platform = field(default_factory=Platform)
     on_poweroff: Action = "destroy"
@@ -168,7 +155,7 @@ class Status:
 
 
 class DeviceId(NamedTuple):
-    """Which device of a VM: the VBD with this userdevice, or the VIF with this device number."""
+    """Which device of a VM: the VBD with this userdevice, the VIF with this device number, or that HostUSB."""
 
     kind: DeviceClass
     number: int
@@ -236,18 +223,11 @@ class GuestInfo:
     networks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-class PhysicalMemory(NamedTuple):
-    """The machine's memory in bytes: all of it, and what no VM and nothing else has now."""
-
-    total: int
-    free: int
-
-
 GUEST_CHANNEL = "org.kronos.channel"
 """The channel that every VM has: what the host gives the guest, and what the guest says of itself."""
 
 
-class Hypervisor(ABC):
+class Hypervisor(Saving, Words, ABC):
     """A way to run VMs on this host.
 
     Calls block, so they belong on worker threads; those on one VM take turns, those on different VMs do not
@@ -307,6 +287,10 @@ class Hypervisor(ABC):
         """Is this VM running or paused here now?"""
         return any(status.uuid == uuid for status in self.statuses())
 
+    def state(self, uuid: str) -> State | None:
+        """What this VM does now: RUNNING or PAUSED; None where it is not here."""
+        return next((status.state for status in self.statuses() if status.uuid == uuid), None)
+
     def ended(self) -> set[str]:
         """VMs that ended while nobody watched, whose HALTED is told to the first who does: it knows the reason."""
         return set()
@@ -361,27 +345,29 @@ class Hypervisor(ABC):
         INTERNAL_ERROR."""
         return None
 
+    def usages(self) -> list[Usage]:
+        """What every VM here has used so far. It waits for none of them. Raises INTERNAL_ERROR."""
+        return []
+
     def scheduler(self) -> str | None:
         """The name of the hypervisor's own scheduler of virtual CPUs (credit2); None where this system's kernel
         does that. Raises INTERNAL_ERROR."""
         return None
 
-    def abandon_suspend(self, uuid: str) -> None:  # noqa: B027 - optional
-        """End a suspend whose caller is no more: on return the VM runs on, or its memory is written whole."""
-
-    def await_start(self, uuid: str) -> None:  # noqa: B027 - optional
-        """Wait for a start or resume that an earlier caller, which is no more, has begun."""
-
     def live_migration_obstacle(self, uuid: str) -> str:
         """Why a VM cannot be moved while it runs, in a sentence; empty where it can. Raises VM_BAD_POWER_STATE."""
         return ""
 
-    def is_saved(self, path: Path) -> bool:
-        """Whether a file holds all of a suspended VM's memory."""
-        return False
+    def unplug_usb(self, uuid: str, number: int, *, timeout: float = 30.0) -> None:
+        """As unplug_disk, for a USB device of the host."""
+        raise Failure("VM_LACKS_FEATURE", uuid)
+
+    def kept(self, uuid: str) -> Kept:
+        """What the firmware of a VM that runs, or ran last, has to begin with the next time. Raises INTERNAL_ERROR."""
+        return Kept()
 
     def devices(self, uuid: str) -> set[DeviceId]:
-        """The disks and interfaces that a live VM has now."""
+        """The disks, interfaces and USB devices of the host that a live VM has now."""
         raise Failure("VM_LACKS_FEATURE", uuid)
 
     def vnc(self, uuid: str) -> Path:
@@ -400,11 +386,6 @@ class Hypervisor(ABC):
     def guest_info(self, uuid: str) -> GuestInfo:
         """What the guest's agent tells now. Raises VM_MISSING_PV_DRIVERS when none answers."""
         raise Failure("VM_LACKS_FEATURE", uuid)
-
-    def guest_tree(self, uuid: str) -> Mapping[str, str] | None:
-        """What the guest has written into xenstore, by paths relative to its own, VIFs by their device numbers. None
-        where there is no xenstore; AGENT_CONNECTED tells of changes."""
-        return None
 
     def screenshot(self, uuid: str) -> bytes:
         """The VM's screen as a PNG or PPM image."""
@@ -438,7 +419,7 @@ class Hypervisor(ABC):
         device: int,
         to: Path,
         *,
-        format: Literal["raw", "qcow2"] = "qcow2",  # noqa: A002
+        format: Literal["raw", "qcow2"] = "qcow2",
         shallow: bool = False,
         progress: Progress | None = None,
     ) -> None:
@@ -490,11 +471,11 @@ class Hypervisor(ABC):
         """Change the number of virtual CPUs of a live VM, up to vcpus_max."""
         raise Failure("VM_LACKS_FEATURE", uuid)
 
-    def forget(self, uuid: str) -> None:  # noqa: B027 - optional
+    def forget(self, uuid: str) -> None:
         """The VM's record is gone: drop what is kept of halted VMs (the log of the serial console)."""
 
-    def rename(self, uuid: str, name: str) -> None:  # noqa: B027 - optional
+    def rename(self, uuid: str, name: str) -> None:
         """Tell the layer below the VM's new name, for those who look there."""
 
-    def close(self) -> None:  # noqa: B027 - optional
+    def close(self) -> None:
         """Let go of the layer below; VMs run on."""

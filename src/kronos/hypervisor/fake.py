@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from kronos.datamodel.errors import Failure
 from kronos.hypervisor.announcer import Announcer
 from kronos.hypervisor.base import (
+    IN_XENAPI,
     Console,
+    DeviceClass,
     DeviceId,
     Disk,
     Domain,
@@ -27,6 +31,9 @@ from kronos.hypervisor.base import (
     State,
     Status,
 )
+from kronos.hypervisor.disk_facts import DiskStatistics
+from kronos.hypervisor.hardware import HostUSB, Kept
+from kronos.hypervisor.usage import Usage
 
 _AFTER_END = {"destroy": State.HALTED, "restart": State.RUNNING, "preserve": State.PAUSED}
 
@@ -44,6 +51,7 @@ class Guest:
     vcpus: int = 0
     disks: dict[int, Disk] = field(default_factory=dict)
     interfaces: dict[int, Interface] = field(default_factory=dict)
+    usb: dict[int, HostUSB] = field(default_factory=dict)
 
 
 class Fake(Hypervisor):
@@ -60,6 +68,11 @@ class Fake(Hypervisor):
         self.run_directory = run_directory
         self.memory = memory
         self.guests: dict[str, Guest] = {}
+        self.firmware: dict[str, Kept] = {}
+        self.trees: dict[str, dict[str, str]] = {}
+        """What is in the xenstore of each guest that has one."""
+        self.offered: dict[str, str] = {}
+        self.asleep: set[str] = set()
         self._guard = threading.RLock()
         self._domids = itertools.count(1)
         self._announcer = Announcer("fake-hypervisor-events")
@@ -102,21 +115,30 @@ class Fake(Hypervisor):
 
     def suspend(self, uuid: str, path: Path) -> None:
         with self._in(uuid) as guest:
-            path.write_text(json.dumps({"uuid": uuid, "memory": guest.memory}))
+            _write_image(path, {"uuid": uuid, "memory": guest.memory})
             self._end(uuid, EventKind.SUSPENDED, None)
 
     def resume(self, domain: Domain, path: Path, *, paused: bool = False) -> int:
         try:
-            image = json.loads(path.read_text())
+            image = _read_image(path)
         except (OSError, ValueError) as error:
             raise Failure("INTERNAL_ERROR", f"{path}: {error}") from error
         if not isinstance(image, dict) or image.get("uuid") != domain.uuid:
             raise Failure("VM_CHECKPOINT_RESUME_FAILED", domain.uuid)
         return self.start(domain, paused=paused)
 
+    saves_beside = True
+
+    def save_memory(self, uuid: str, path: Path) -> None:
+        with self._in(uuid, State.PAUSED) as guest:
+            _write_image(path, {"uuid": uuid, "memory": guest.memory})
+
+    def readdress(self, path: Path, uuid: str, new_uuid: str) -> None:
+        _write_image(path, _read_image(path) | {"uuid": new_uuid})
+
     def is_saved(self, path: Path) -> bool:
         try:
-            return "memory" in json.loads(path.read_text())
+            return "memory" in _read_image(path)
         except (OSError, ValueError):
             return False
 
@@ -149,13 +171,38 @@ class Fake(Hypervisor):
     def unplug_interface(self, uuid: str, device: int, *, timeout: float = 30.0) -> None:
         self._unplug(uuid, DeviceId("interface", device))
 
+    def unplug_usb(self, uuid: str, number: int, *, timeout: float = 30.0) -> None:
+        self._unplug(uuid, DeviceId("usb", number))
+
+    def kept(self, uuid: str) -> Kept:
+        return self.firmware.get(uuid, Kept())
+
+    def forget(self, uuid: str) -> None:
+        self.firmware.pop(uuid, None)
+
     def devices(self, uuid: str) -> set[DeviceId]:
         with self._in(uuid) as guest:
             disks = {DeviceId("disk", number) for number in guest.disks}
-            return disks | {DeviceId("interface", number) for number in guest.interfaces}
+            usb = {DeviceId("usb", number) for number in guest.usb}
+            return disks | usb | {DeviceId("interface", number) for number in guest.interfaces}
 
     def watch(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         return self._announcer.watch(callback)
+
+    def usages(self) -> list[Usage]:
+        with self._guard:
+            return [
+                Usage(
+                    uuid,
+                    guest.domid,
+                    guest.state is State.RUNNING,
+                    time.monotonic(),
+                    vcpus=dict.fromkeys(range(guest.vcpus), 0),
+                    disks={number: DiskStatistics() for number in guest.disks},
+                    memory=guest.memory,
+                )
+                for uuid, guest in self.guests.items()
+            ]
 
     def vnc(self, uuid: str) -> Path:
         with self._in(uuid):
@@ -175,6 +222,31 @@ class Fake(Hypervisor):
             if guest.info is None:
                 raise Failure("VM_MISSING_PV_DRIVERS", uuid)
             return guest.info
+
+    def guest_tree(self, uuid: str) -> Mapping[str, str] | None:
+        return self.trees.get(uuid)
+
+    def tell(self, uuid: str, words: Mapping[str, str | None]) -> None:
+        with self._in(uuid):
+            if uuid not in self.trees:
+                raise Failure("VM_LACKS_FEATURE", uuid)
+            for key, value in words.items():
+                if value is None:
+                    kept = {k: v for k, v in self.trees[uuid].items() if not f"{k}/".startswith(f"{key}/")}
+                    self.trees[uuid] = kept
+                else:
+                    self.trees[uuid][key] = value
+
+    def offer(self, features: Mapping[str, str]) -> None:
+        self.offered = dict(features)
+
+    def sleep(self, uuid: str) -> None:
+        with self._in(uuid, State.RUNNING):
+            self.asleep.add(uuid)
+
+    def rouse(self, uuid: str) -> None:
+        with self._in(uuid, State.RUNNING):
+            self.asleep.discard(uuid)
 
     def snapshot_disks(
         self, uuid: str, overlays: Mapping[int, Path], bitmaps: Mapping[int, str] | None = None
@@ -254,6 +326,8 @@ class Fake(Hypervisor):
         )
         guest.disks = {disk.device: disk for disk in domain.disks}
         guest.interfaces = {interface.device: interface for interface in domain.interfaces}
+        guest.usb = {usb.number: usb for usb in domain.usb}
+        self.firmware[domain.uuid] = domain.kept
         self.guests[domain.uuid] = guest
         return guest
 
@@ -275,12 +349,13 @@ class Fake(Hypervisor):
 
     def _unplug(self, uuid: str, device: DeviceId) -> None:
         with self._in(uuid) as guest:
-            devices: dict[int, Disk] | dict[int, Interface]
-            devices = guest.disks if device.kind == "disk" else guest.interfaces
+            of_kind: dict[DeviceClass, dict[int, Any]]
+            of_kind = {"disk": guest.disks, "interface": guest.interfaces, "usb": guest.usb}
+            devices = of_kind[device.kind]
             if device.number not in devices:
                 raise Failure("DEVICE_ALREADY_DETACHED", uuid)
             if not guest.obeys:
-                raise Failure("DEVICE_DETACH_TIMEOUT", "VBD" if device.kind == "disk" else "VIF", uuid)
+                raise Failure("DEVICE_DETACH_TIMEOUT", IN_XENAPI[device.kind], uuid)
             del devices[device.number]
             self._announce(uuid, EventKind.DEVICE_REMOVED, device=device)
 
@@ -311,3 +386,13 @@ class Fake(Hypervisor):
         value: int = 0,
     ) -> None:
         self._announcer.announce(Event(uuid, kind, reason=reason, device=device, value=value))
+
+
+def _write_image(path: Path, image: dict[str, object]) -> None:
+    path.write_text(json.dumps(image) + "\n")
+
+
+def _read_image(path: Path) -> Any:
+    """Raises ValueError, OSError. Behind the first line may be the rest of a disk."""
+    with path.open() as file:
+        return json.loads(file.readline())

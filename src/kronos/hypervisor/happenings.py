@@ -8,7 +8,7 @@ from typing import Any
 
 import libvirt
 
-from kronos.hypervisor.base import DeviceId, Event, EventKind, Reason, State
+from kronos.hypervisor.base import DeviceClass, DeviceId, Event, EventKind, Reason, State
 
 STATES = {
     libvirt.VIR_DOMAIN_RUNNING: State.RUNNING,
@@ -17,7 +17,8 @@ STATES = {
     libvirt.VIR_DOMAIN_PAUSED: State.PAUSED,
     # A crashed VM that is preserved keeps its memory and disks, so it is not halted.
     libvirt.VIR_DOMAIN_CRASHED: State.PAUSED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: State.PAUSED,
+    # One that sleeps wakes by itself, or by VM.s3_resume: to XenAPI it runs.
+    libvirt.VIR_DOMAIN_PMSUSPENDED: State.RUNNING,
 }
 
 _REASONS = {
@@ -28,7 +29,7 @@ _REASONS = {
     libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED: Reason.FAILED,
 }
 
-_ALIAS = re.compile(r"ua-(disk|interface)-(\d+)")
+_ALIAS = re.compile(r"ua-(disk|interface|usb)-(\d+)")
 
 
 def alias(device: DeviceId) -> str:
@@ -42,7 +43,8 @@ def device_of(untrusted_alias: str) -> DeviceId | None:
     match = _ALIAS.fullmatch(untrusted_alias)
     if match is None:
         return None
-    return DeviceId("disk" if match[1] == "disk" else "interface", int(match[2]))
+    kinds: dict[str, DeviceClass] = {"disk": "disk", "interface": "interface", "usb": "usb"}
+    return DeviceId(kinds[match[1]], int(match[2]))
 
 
 def lifecycle(uuid: str, kind: int, detail: int) -> Event | None:

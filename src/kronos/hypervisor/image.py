@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
@@ -16,16 +16,18 @@ log = logging.getLogger(__name__)
 
 # What the guest sees of a device whose other end is on this host; the rest of it says where that end is.
 _SEEN_OF = {
-    "disk": ("address", "target"),
-    "interface": ("address", "model"),
+    "disk": ("address", "target", "serial"),
+    "interface": ("address", "model", "mac"),
     "serial": ("address", "target"),
     "channel": ("address", "target"),
     "graphics": (),
     "rng": ("address",),
+    "tpm": ("address",),
 }
 # Devices without another end, and what of them the guest sees.
-_GUEST_ONLY = ("controller", "input", "video", "memballoon", "panic")
+_GUEST_ONLY = ("controller", "input", "video", "memballoon", "panic", "watchdog")
 _SEEN = ("address", "alias", "target", "model", "stats")
+_ELEMENTS = {"disk": "disk", "interface": "interface", "usb": "hostdev"}
 # What libvirt adds to its documents of its own, and adds again.
 _IMPLIED = ("emulator", "console", "audio")
 
@@ -42,9 +44,9 @@ def targets(document: str) -> dict[int, str]:
 
 
 def devices(document: str) -> set[DeviceId]:
-    """The disks and interfaces of a running VM."""
+    """The disks, interfaces and USB devices of the host that a running VM has."""
     root = _parsed(document)
-    elements = [*root.iterfind("devices/disk"), *root.iterfind("devices/interface")]
+    elements = [element for kind in _ELEMENTS.values() for element in root.iterfind(f"devices/{kind}")]
     return {device for element in elements if (device := _device(element)) is not None}
 
 
@@ -58,9 +60,11 @@ def interfaces(document: str) -> dict[str, int]:
     return found
 
 
-def snapshot(all_targets: Sequence[str], overlays: Mapping[str, Path]) -> str:
-    """The document for an external snapshot of the disks in `overlays` and of no others."""
+def snapshot(all_targets: Sequence[str], overlays: Mapping[str, Path], memory: Path | None = None) -> str:
+    """The document for an external snapshot of the disks in `overlays` and of no others, and maybe of the memory."""
     root = Element("domainsnapshot")
+    if memory is not None:
+        SubElement(root, "memory", snapshot="external", file=str(memory))
     disks = SubElement(root, "disks")
     for target in all_targets:
         disk = SubElement(disks, "disk", name=target, snapshot="external" if target in overlays else "no")
@@ -85,7 +89,7 @@ def with_carrier(document: str, interface: DeviceId, carrier: bool) -> str | Non
 
 def device_document(document: str, device: DeviceId) -> str | None:
     """The document of one device of a running VM; None if there is none such."""
-    for element in _parsed(document).iterfind(f"devices/{device.kind}"):
+    for element in _parsed(document).iterfind(f"devices/{_ELEMENTS[device.kind]}"):
         if _device(element) == device:
             return ElementTree.tostring(element, encoding="unicode")
     return None
@@ -97,13 +101,14 @@ def target_of(document: str) -> str:
     return "" if target is None else target.get("dev", "")
 
 
-def repointed(untrusted_saved: str, wanted: str) -> str:
+def repointed(untrusted_saved: str, wanted: str, firmwares: Collection[str] = ()) -> str:
     """The document that brings a memory image back: what the guest sees as it was saved, since a memory
     image fits no other machine; everything of this host (files, sockets, networks) from `wanted`.
 
     An image can come from anywhere (a VM imported while suspended), and its document could name any file of
     this host as a disk. So nothing is taken from it but what is listed here, and a device that `wanted` does
-    not have is refused. Raises VM_CHECKPOINT_RESUME_FAILED.
+    not have is refused. libvirt does not choose a firmware again: the image's must be one of this host's `firmwares`.
+    Raises VM_CHECKPOINT_RESUME_FAILED.
     """
     old, new = _parsed(untrusted_saved), _parsed(wanted)
     for name in ("memory", "currentMemory", "features", "cpu"):
@@ -111,12 +116,28 @@ def repointed(untrusted_saved: str, wanted: str) -> str:
     machine, fresh_machine = old.find("os/type"), new.find("os/type")
     if machine is not None and fresh_machine is not None:
         fresh_machine.attrib.update(machine.attrib)
+    _with_firmware(new, old, firmwares)
     fresh_devices, old_devices = new.find("devices"), old.find("devices")
     if fresh_devices is None or old_devices is None:
         raise _unfit(new, "no devices")
     merged = [_merged(new, element) for element in old_devices if element.tag not in _IMPLIED]
     fresh_devices[:] = merged
     return ElementTree.tostring(new, encoding="unicode")
+
+
+def _with_firmware(new: Element, untrusted_old: Element, firmwares: Collection[str]) -> None:
+    os, untrusted = new.find("os"), untrusted_old.find("os/loader")
+    if os is None or os.get("firmware") is None:
+        return
+    path = "" if untrusted is None else untrusted.text or ""
+    if path not in firmwares or untrusted is None:
+        raise _unfit(new, f"firmware {path[:200]}")
+    del os.attrib["firmware"]
+    for chosen in os.findall("firmware"):
+        os.remove(chosen)
+    loader = Element("loader", readonly="yes", type="pflash", secure=untrusted.get("secure", "no"))
+    loader.text = path
+    os.insert(1, loader)
 
 
 def _merged(new: Element, untrusted: Element) -> Element:
@@ -126,6 +147,10 @@ def _merged(new: Element, untrusted: Element) -> Element:
         untrusted[:] = [child for child in untrusted if child.tag in _SEEN]
         for child in untrusted:
             child[:] = [part for part in child if part.tag == "resolution"]
+        if kind == "watchdog" and "action" in untrusted.attrib:
+            untrusted.set(
+                "action", "reset"
+            )  # as libvirt adds it after 9.0; others pause the guest or write dumps
         return untrusted
     fresh = [one for one in new.iterfind(f"devices/{kind}") if _key(one) == _key(untrusted)]
     if kind not in _SEEN_OF or not fresh:

@@ -15,9 +15,14 @@ import libvirt
 import libvirt_qemu
 
 from kronos.datamodel.errors import Failure
-from kronos.hypervisor.base import Disk, Domain, Event, EventKind, Interface, Reason
+from kronos.hypervisor import image
+from kronos.hypervisor.base import Disk, Domain, Event, EventKind, Firmware, Interface, Reason
+from kronos.hypervisor.firmware_files import FirmwareFiles
+from kronos.hypervisor.hardware import Kept
 from kronos.hypervisor.libvirt import LibvirtHypervisor
+from kronos.hypervisor.refusals import refusing
 from kronos.hypervisor.rendering import Places, Renderer, add, letters
+from kronos.system.libvirtd import estate
 
 AGENT = "org.qemu.guest_agent.0"
 SPARE_SLOTS = 16  # a PCIe device can only be plugged into a root port that was there at the start
@@ -120,7 +125,7 @@ class KVMRenderer(Renderer):
     def devices(self, devices: Element, domain: Domain) -> None:
         platform = domain.platform
         if platform.hotplug and platform.machine == "q35":
-            busy = _FIXED_PCI_DEVICES + len(domain.interfaces)
+            busy = _FIXED_PCI_DEVICES + len(domain.interfaces) + len(domain.pci)
             busy += sum(self.bus(disk) == "virtio" for disk in domain.disks)
             for number in range(1, busy + SPARE_SLOTS + 1):
                 add(devices, "controller", type="pci", index=number, model="pcie-root-port")
@@ -131,9 +136,9 @@ class KVMRenderer(Renderer):
             if os.geteuid() != 0:
                 add(channel, "source", mode="bind", path=self.places.agent(domain.uuid))
             add(channel, "target", type="virtio", name=AGENT)
-        if platform.usb:
+        if platform.usb or domain.usb:
             add(devices, "controller", type="usb", model="qemu-xhci", ports=15)
-            if platform.usb_tablet and platform.vga != "none":
+            if platform.usb and platform.usb_tablet and platform.vga != "none":
                 add(devices, "input", type="tablet", bus="usb")
         else:
             add(devices, "controller", type="usb", model="none")
@@ -144,6 +149,10 @@ class KVMRenderer(Renderer):
             kind = "vga" if platform.vga == "std" else platform.vga
             vram = {"vram": platform.videoram * 1024} if kind != "virtio" else {}
             add(video, "model", type=kind, **vram)
+        if domain.tpm:
+            tpm = add(devices, "tpm", model="tpm-crb")
+            # libvirt would else forget the TPM of a transient domain as soon as that ends.
+            add(tpm, "backend", type="emulator", version="2.0", persistent_state="yes")
         balloon = add(devices, "memballoon", model="virtio")
         add(balloon, "stats", period=5)
         rng = add(devices, "rng", model="virtio")
@@ -158,12 +167,42 @@ class _Emulator(LibvirtHypervisor):
 
     def __init__(self, uri: str, run_directory: Path) -> None:
         self._rebooting: set[str] = set()
+        self._files = FirmwareFiles(estate(uri))
         super().__init__(uri, run_directory)
+
+    saves_beside = True
+
+    def save_memory(self, uuid: str, path: Path) -> None:
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+        with self._turns.of(uuid), refusing(uuid), self._apart() as handle:
+            domain = handle.lookupByUUIDString(uuid)
+            disks = list(image.targets(domain.XMLDesc()).values())
+            domain.snapshotCreateXML(image.snapshot(disks, {}, memory=path), flags)
 
     def _opened(self, handle: libvirt.virConnect, again: bool) -> None:
         # Where a guest's reboot ends it, libvirt tells of a shutdown; only QEMU's own event says which it was.
         libvirt_qemu.qemuMonitorEventRegister(handle, None, "SHUTDOWN", self._ending, None)
         super()._opened(handle, again)
+
+    def kept(self, uuid: str) -> Kept:
+        try:
+            return self._files.take(uuid)
+        except OSError as error:
+            raise Failure("INTERNAL_ERROR", f"What the firmware of {uuid} keeps: {error}") from error
+
+    def forget(self, uuid: str) -> None:
+        super().forget(uuid)
+        self._files.forget(uuid)
+
+    def _prepare(self, domain: Domain) -> Domain:
+        domain = super()._prepare(domain)
+        try:
+            self._files.put(domain.uuid, domain.kept, self._owner)
+        except OSError as error:
+            raise Failure("INTERNAL_ERROR", f"What the firmware of {domain.uuid} keeps: {error}") from error
+        if isinstance(domain.boot, Firmware) and domain.boot.type == "uefi" and domain.boot.nvram is None:
+            return replace(domain, boot=replace(domain.boot, nvram=self._files.variables(domain.uuid)))
+        return domain
 
     def _ending(
         self,

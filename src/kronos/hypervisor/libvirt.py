@@ -21,10 +21,11 @@ from typing import Any, Literal, NoReturn
 import libvirt
 
 from kronos.datamodel.errors import Failure
-from kronos.hypervisor import happenings, image
+from kronos.hypervisor import agent_info, domain_stats, happenings, image
 from kronos.hypervisor.announcer import Announcer
 from kronos.hypervisor.base import (
     GUEST_CHANNEL,
+    IN_XENAPI,
     Console,
     DeviceId,
     Disk,
@@ -42,10 +43,13 @@ from kronos.hypervisor.base import (
 from kronos.hypervisor.blockjobs import Expected, LiveDisks
 from kronos.hypervisor.connection import Connection
 from kronos.hypervisor.disk_facts import Bitmap, DiskStatistics, Progress
+from kronos.hypervisor.readdressing import readdress
 from kronos.hypervisor.refusals import already_exists, failure_of, refusing
 from kronos.hypervisor.removals import Outcome, Removals
 from kronos.hypervisor.rendering import Places, Renderer
 from kronos.hypervisor.turns import Turns
+from kronos.hypervisor.usage import Usage
+from kronos.system import ovmf
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +166,9 @@ class LibvirtHypervisor(Hypervisor):
             return False
         return True
 
+    def readdress(self, path: Path, uuid: str, new_uuid: str) -> None:
+        readdress(path, uuid, new_uuid)
+
     def statuses(self) -> list[Status]:
         try:
             return [
@@ -170,6 +177,14 @@ class LibvirtHypervisor(Hypervisor):
             ]
         except libvirt.libvirtError as error:
             raise Failure("INTERNAL_ERROR", f"libvirt: {error}") from error
+
+    def state(self, uuid: str) -> State | None:
+        try:
+            return happenings.STATES.get(self._lookup(uuid).state()[0])
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise failure_of(error, uuid) from error
 
     def runs(self, uuid: str) -> bool:
         try:
@@ -199,6 +214,9 @@ class LibvirtHypervisor(Hypervisor):
     def unplug_interface(self, uuid: str, device: int, *, timeout: float = 30.0) -> None:
         self._unplug(uuid, DeviceId("interface", device), timeout)
 
+    def unplug_usb(self, uuid: str, number: int, *, timeout: float = 30.0) -> None:
+        self._unplug(uuid, DeviceId("usb", number), timeout)
+
     def snapshot_disks(
         self, uuid: str, overlays: Mapping[int, Path], bitmaps: Mapping[int, str] | None = None
     ) -> None:
@@ -213,7 +231,7 @@ class LibvirtHypervisor(Hypervisor):
         device: int,
         to: Path,
         *,
-        format: Literal["raw", "qcow2"] = "qcow2",  # noqa: A002
+        format: Literal["raw", "qcow2"] = "qcow2",
         shallow: bool = False,
         progress: Progress | None = None,
     ) -> None:
@@ -253,6 +271,12 @@ class LibvirtHypervisor(Hypervisor):
     def watch(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         return self._announcer.watch(callback)
 
+    def usages(self) -> list[Usage]:
+        try:
+            return domain_stats.all_at_once(self._connection.handle(), time.monotonic)
+        except libvirt.libvirtError as error:
+            raise Failure("INTERNAL_ERROR", f"libvirt: {error}") from error
+
     def versions(self) -> dict[str, str]:
         handle = self._connection.handle()
         try:
@@ -287,7 +311,7 @@ class LibvirtHypervisor(Hypervisor):
             | libvirt.VIR_DOMAIN_GUEST_INFO_INTERFACES
         )
         with self._live(uuid) as domain:
-            return _guest_info(domain.guestInfo(wanted))
+            return agent_info.read(domain.guestInfo(wanted))
 
     def screenshot(self, uuid: str) -> bytes:
         with self._live(uuid) as domain:
@@ -297,6 +321,15 @@ class LibvirtHypervisor(Hypervisor):
             stream.recvAll(lambda _, data, into: into.extend(data), picture)
             stream.finish()
             return bytes(picture)
+
+    def sleep(self, uuid: str) -> None:
+        with self._live(uuid) as domain:
+            domain.pMSuspendForDuration(libvirt.VIR_NODE_SUSPEND_TARGET_MEM, 0)
+
+    def rouse(self, uuid: str) -> None:
+        with self._live(uuid) as domain:
+            if domain.state()[0] == libvirt.VIR_DOMAIN_PMSUSPENDED:
+                domain.pMWakeup()
 
     def set_memory_target(self, uuid: str, target: int) -> None:
         with self._live(uuid) as domain:
@@ -371,7 +404,7 @@ class LibvirtHypervisor(Hypervisor):
 
     def _repointed(self, handle: libvirt.virConnect, domain: Domain, path: Path) -> str:
         saved = handle.saveImageGetXMLDesc(os.fspath(path), libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
-        return image.repointed(saved, self._renderer.domain(domain))
+        return image.repointed(saved, self._renderer.domain(domain), ovmf.executables())
 
     def _unplug(self, uuid: str, device: DeviceId, timeout: float) -> None:
         with self._removals.expect(uuid, device) as removal:
@@ -379,7 +412,7 @@ class LibvirtHypervisor(Hypervisor):
             with self._live(uuid) as domain:
                 domain.detachDeviceAlias(happenings.alias(device), LIVE)
             outcome = removal.wait(timeout)
-        kind = "VBD" if device.kind == "disk" else "VIF"
+        kind = IN_XENAPI[device.kind]
         if outcome is Outcome.REJECTED:
             raise Failure("DEVICE_DETACH_REJECTED", kind, uuid, f"The guest keeps {kind} {device.number}")
         if outcome is Outcome.NONE:
@@ -458,18 +491,3 @@ def missed(uuid: str, before: State | None, now: State | None) -> list[Event]:
 
 def _state(domain: libvirt.virDomain) -> State:
     return happenings.STATES.get(domain.state()[0], State.HALTED)
-
-
-def _guest_info(untrusted: Mapping[str, Any]) -> GuestInfo:
-    os_fields = {
-        key.removeprefix("os."): str(value) for key, value in untrusted.items() if key.startswith("os.")
-    }
-    networks: dict[str, tuple[str, ...]] = {}
-    for number in range(int(untrusted.get("if.count", 0))):
-        prefix = f"if.{number}."
-        mac = str(untrusted.get(prefix + "hwaddr", "")).lower()
-        if mac:
-            count = int(untrusted.get(prefix + "addr.count", 0))
-            found = tuple(str(untrusted[f"{prefix}addr.{index}.addr"]) for index in range(count))
-            networks[mac] = networks.get(mac, ()) + found
-    return GuestInfo(hostname=str(untrusted.get("hostname", "")), os=os_fields, networks=networks)

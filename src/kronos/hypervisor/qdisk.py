@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _OURS = "k-"
 _PLUG_TIMEOUT = 30.0
+_CLOSE_TIMEOUT = 10.0
 _LOOK_AGAIN = 0.1
 
 
@@ -77,7 +78,9 @@ class QdiskDisks:
         with self._changing(uuid, target) as monitor:
             if not _awaited(timeout, lambda: target not in blockgraph.targets(monitor)):
                 raise Failure("DEVICE_DETACH_TIMEOUT", "VBD", uuid)
-            _prune(monitor, target)
+            # The device is gone a moment before it lets go of its files.
+            if not _awaited(_CLOSE_TIMEOUT, lambda: _pruned(monitor, target)):
+                log.warning("VM %s: QEMU still has files of %s open", uuid, target)
         self.claims.release(uuid, target)
 
     def reconcile(self, uuid: str) -> None:
@@ -384,6 +387,12 @@ def _prune(monitor: Monitor, target: str) -> None:
             monitor.execute("blockdev-del", {"node-name": name})
         if not unused:
             return
+
+
+def _pruned(monitor: Monitor, target: str) -> bool:
+    """Whether no node of a disk is left, once those that nothing uses are gone."""
+    _prune(monitor, target)
+    return not any(_belongs(name, target) for name in blockgraph.read(monitor).nodes)
 
 
 def _belongs(name: str, target: str) -> bool:

@@ -14,6 +14,9 @@ _NO_MEMORY = re.compile(r"cannot set up guest memory|Cannot allocate memory", re
 _NO_TRAY = re.compile(r"tray of device .* is not open|is locked", re.IGNORECASE)
 _IN_USE = re.compile(r"target \S+ already exists|non unique alias", re.IGNORECASE)
 _NO_DEVICE = re.compile(r"no device found with alias|device not found|disk '\w+' not found", re.IGNORECASE)
+_NO_COMMAND = re.compile(
+    r"agent command .* (has not been found|has been disabled)", re.IGNORECASE | re.DOTALL
+)
 _NO_SLOT = re.compile(r"No more available PCI slots", re.IGNORECASE)
 
 
@@ -28,7 +31,7 @@ def failure_of(error: libvirt.libvirtError, uuid: str, *, expected: str = "runni
         return Failure("VM_BAD_POWER_STATE", uuid, expected, "halted")
     if code == libvirt.VIR_ERR_OPERATION_INVALID:
         return _invalid(uuid, text, expected)
-    if code == libvirt.VIR_ERR_NO_SUPPORT:
+    if code == libvirt.VIR_ERR_NO_SUPPORT or _NO_COMMAND.search(text):
         return Failure("VM_LACKS_FEATURE", uuid)
     if code in (libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED):
         return Failure("VM_MISSING_PV_DRIVERS", uuid)

@@ -14,6 +14,7 @@ from kronos.datamodel.errors import Failure
 from kronos.hypervisor import vhd
 from kronos.hypervisor.base import DeviceId, DirectKernel, Disk, Domain, Firmware, Interface
 from kronos.hypervisor.happenings import alias
+from kronos.hypervisor.hardware import HostUSB
 
 NAMESPACE = "urn:kronos:vm:1"
 _UNPRINTABLE = re.compile(r"[^\t\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -113,6 +114,8 @@ class Renderer(ABC):
         for interface in domain.interfaces:
             place = order.get(DeviceId("interface", interface.device))
             devices.append(self.interface(interface, place))
+        devices.extend(host_usb(usb) for usb in domain.usb)
+        devices.extend(host_pci(address) for address in domain.pci)
         self.consoles(devices, domain)
         self.devices(devices, domain)
         return tostring(root, encoding="unicode")
@@ -257,6 +260,24 @@ class Renderer(ABC):
             path = channel.path or self.places.channel(domain.uuid, channel.name)
             add(element, "source", mode="bind", path=path)
             add(element, "target", type="virtio", name=channel.name)
+
+
+def host_usb(usb: HostUSB) -> Element:
+    """A USB device of the host, which must be there when the VM starts."""
+    element = Element("hostdev", mode="subsystem", type="usb", managed="yes")
+    source = add(element, "source", startupPolicy="mandatory")
+    add(source, "address", bus=usb.bus, device=usb.place)
+    add(element, "alias", name=alias(DeviceId("usb", usb.number)))
+    return element
+
+
+def host_pci(address: str) -> Element:
+    """A PCI device of the host, as in 0000:01:00.0."""
+    domain, bus, slot, function = re.split("[:.]", address)
+    element = Element("hostdev", mode="subsystem", type="pci", managed="yes")
+    place = {"domain": domain, "bus": bus, "slot": slot, "function": function}
+    add(SubElement(element, "source"), "address", **{name: f"0x{number}" for name, number in place.items()})
+    return element
 
 
 def boot_order(domain: Domain) -> dict[DeviceId, int]:

@@ -110,7 +110,7 @@ class Terminals:
             for key, mask in self._selector.select():
                 try:
                     key.data(mask)
-                except Exception:  # noqa: BLE001 - one line's trouble must not cost the others
+                except Exception:
                     log.exception("a serial line failed")
 
     def _run_jobs(self) -> None:

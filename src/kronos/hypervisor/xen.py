@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,8 +17,9 @@ from xml.etree import ElementTree
 import libvirt
 
 from kronos.datamodel.errors import Failure
-from kronos.hypervisor import happenings, image, savefile
+from kronos.hypervisor import domain_stats, happenings, image, savefile, xen_info
 from kronos.hypervisor.base import (
+    IN_XENAPI,
     DeviceId,
     Domain,
     Event,
@@ -32,6 +34,7 @@ from kronos.hypervisor.libvirt import LIVE
 from kronos.hypervisor.refusals import refusing
 from kronos.hypervisor.rendering import Places, Renderer
 from kronos.hypervisor.terminals import Terminals
+from kronos.hypervisor.usage import Usage
 from kronos.hypervisor.xen_disks import XenDisks
 from kronos.hypervisor.xen_rendering import XenRenderer
 from kronos.hypervisor.xen_words import Words
@@ -147,7 +150,7 @@ class Xen(XenDisks):
 
     def _unplug(self, uuid: str, device: DeviceId, timeout: float) -> None:
         """libxl waits until the guest has let go, ten seconds at most, and tells nobody later."""
-        kind = "VBD" if device.kind == "disk" else "VIF"
+        kind = IN_XENAPI[device.kind]
         with self._live(uuid) as domain:
             document = image.device_document(domain.XMLDesc(), device)
             if document is None:
@@ -175,6 +178,20 @@ class Xen(XenDisks):
         except OSError as error:
             raise Failure("INTERNAL_ERROR", f"xenstored: {error}") from error
 
+    def tell(self, uuid: str, words: Mapping[str, str | None]) -> None:
+        with refusing(uuid):
+            domid = self._lookup(uuid).ID()
+        try:
+            self._words.tell(domid, words)
+        except OSError as error:
+            raise Failure("INTERNAL_ERROR", f"xenstored: {error}") from error
+
+    def offer(self, features: Mapping[str, str]) -> None:
+        try:
+            self._words.offer(features)
+        except OSError as error:
+            raise Failure("INTERNAL_ERROR", f"xenstored: {error}") from error
+
     def guest_info(self, uuid: str) -> GuestInfo:
         raise Failure("VM_MISSING_PV_DRIVERS", uuid)  # agents here write into xenstore
 
@@ -185,6 +202,10 @@ class Xen(XenDisks):
         if all(parts):
             found["xen"] = f"{parts[0]}.{parts[1]}{parts[2]}"
         return found
+
+    def usages(self) -> list[Usage]:
+        domains = [domain for domain, _ in self._states(self._connection.handle())]
+        return domain_stats.one_by_one(domains, time.monotonic, self.disk_statistics)
 
     def physical_memory(self) -> PhysicalMemory | None:
         handle = self._connection.handle()
@@ -364,11 +385,11 @@ def _ending(domid: int) -> Reason:
 def _has_shadow_paging() -> bool:
     """Whether this Xen was built with it. Where xl does not tell, a migration would: let it be tried."""
     try:
-        said = run(["xl", "info"], timeout=20)
+        abilities = xen_info.said().get("virt_caps", "")
     except CommandFailed as error:
         log.warning("What this Xen can do is not known: %s", error)
         return True
-    return any(line.startswith("virt_caps") and "shadow" in line.split() for line in said.splitlines())
+    return "shadow" in abilities.split()
 
 
 def _terminal(document: str) -> str | None:

@@ -156,7 +156,7 @@ class XenDisks(LibvirtHypervisor):
         device: int,
         to: Path,
         *,
-        format: Literal["raw", "qcow2"] = "qcow2",  # noqa: A002
+        format: Literal["raw", "qcow2"] = "qcow2",
         shallow: bool = False,
         progress: Progress | None = None,
     ) -> None:

@@ -159,6 +159,8 @@ class XenRenderer(Renderer):
             add(element, "target", type="xen", name=channel.name)
 
     def devices(self, devices: Element, domain: Domain) -> None:
+        if domain.tpm:
+            raise Failure("VM_LACKS_FEATURE", domain.uuid)  # libvirt's libxl driver has none
         if domain.kind != "hvm":
             return
         platform = domain.platform

@@ -15,6 +15,7 @@ GUESTS_OWN = ("attr", "control", "data", "drivers", "feature", "xenserver/attr")
 """What below a domain's path its guest may write to."""
 
 _UPDATED = "data/updated"
+_OFFERED = "/guest_agent_features"
 _VIF = re.compile(r"attr/vif/([0-9]{1,4})/(.+)")
 
 
@@ -59,6 +60,25 @@ class Words:
             path = f"{_path(domid)}/{key}"
             self._client.write(path, value)
             self._client.set_permissions(path, ["n0", f"r{domid}"])
+
+    def tell(self, domid: int, words: Mapping[str, str | None]) -> None:
+        """Write what the guest's agent waits for, where the guest may write too; None is for what goes. Raises
+        OSError."""
+        for key, value in words.items():
+            path = f"{_path(domid)}/{key}"
+            if value is None:
+                self._client.remove(path)
+            else:
+                self._client.write(path, value)
+                self._client.set_permissions(path, [f"n{domid}"])
+
+    def offer(self, features: Mapping[str, str]) -> None:
+        """Write what every guest may read, in place of what was there. Raises OSError."""
+        self._client.remove(_OFFERED)
+        for key, value in {"": "", **features}.items():
+            path = f"{_OFFERED}/{key}".rstrip("/")
+            self._client.write(path, value)
+            self._client.set_permissions(path, ["r0"])
 
     def of_guest(self, domid: int, devices: Mapping[str, int]) -> dict[str, str]:
         """What a guest wrote. It numbers its interfaces as Xen does; `devices` maps MAC addresses (lower case) to the

@@ -23,9 +23,6 @@ from kronos.network.subnet import Subnet
 from kronos.network.watch import NetlinkWatch
 from kronos.network.words import in_words
 
-# Bridges have no external ids as Open vSwitch's do, but every link has an alias, which goes when the link
-# goes. It also tells our bridges from those of others.
-_MARK = "kronos "
 _LONGEST_ALIAS = 255
 _IFF_UP = 1
 _PROC_NET = Path("/proc/sys/net")
@@ -289,7 +286,7 @@ def _find_bridge(netlink: IPRoute, name: str) -> Any:
 
 
 def _is_managed(link: Any) -> bool:
-    return (link.get_attr("IFLA_IFALIAS") or "").startswith(_MARK)
+    return (link.get_attr("IFLA_IFALIAS") or "").startswith(names.MARK)
 
 
 def _is_unfinished(link: Any) -> bool:
@@ -299,15 +296,15 @@ def _is_unfinished(link: Any) -> bool:
 
 def _alias(external_ids: Mapping[str, str]) -> str:
     encoded = urlencode(sorted(external_ids.items()))
-    if len(_MARK + encoded) > _LONGEST_ALIAS:
+    if len(names.MARK + encoded) > _LONGEST_ALIAS:
         raise names.invalid("external_ids", encoded)
-    return _MARK + encoded
+    return names.MARK + encoded
 
 
 def _external_ids(alias: str) -> dict[str, str]:
-    if not alias.startswith(_MARK):
+    if not alias.startswith(names.MARK):
         return {}
-    return dict(parse_qsl(alias.removeprefix(_MARK), keep_blank_values=True))
+    return dict(parse_qsl(alias.removeprefix(names.MARK), keep_blank_values=True))
 
 
 def _ipv4_addresses(netlink: IPRoute, index: int) -> list[IPv4Interface]:

@@ -198,7 +198,7 @@ class _FakeWatch(Watch):
         while (state := self.changes.get()) is not None:
             try:
                 self._callback(state)
-            except Exception:  # noqa: BLE001 - as in the real watch, a caller's mistake does not end it
+            except Exception:  # noqa: BLE001  # as in the real watch, a caller's mistake does not end it
                 _log.exception("the callback for network device %s failed", state.device)
 
 

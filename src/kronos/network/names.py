@@ -11,6 +11,9 @@ from kronos.datamodel.errors import Failure
 # directories here, so only what is plain in all of them passes; a leading dash would read as an option.
 _LONGEST = 15
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
+MARK = "kronos "
+"""How the alias of a bridge begins that the daemon has made. Bridges have no external ids as Open vSwitch's do, but
+every link has an alias, which goes when the link goes."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 
 
@@ -48,6 +51,12 @@ def emulated(device: str) -> str | None:
     """The name of the emulated card beside a paravirtual one on Xen, None where there is no room for it."""
     name = f"{device}-emu"
     return name if len(name) <= _LONGEST else None
+
+
+def bridge_of(device: str) -> str:
+    """The bridge of a NIC's network, by XenServer's convention: eth0 has xenbr0."""
+    number = device.removeprefix("eth")
+    return f"xenbr{number}" if number.isdigit() else f"br{device}"[:_LONGEST]
 
 
 def _checked(field: str, untrusted_name: str) -> str:

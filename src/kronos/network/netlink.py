@@ -33,6 +33,7 @@ def _place_package() -> None:
 if "pyroute2" not in sys.modules:
     _place_package()
 
+# After the package was put in its place.
 from pyroute2.iproute import IPRoute  # noqa: E402
 from pyroute2.netlink import rtnl  # noqa: E402
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError  # noqa: E402

@@ -115,5 +115,5 @@ class NetlinkWatch(Watch):
             del self._known[state.device]
         try:
             self._callback(state)
-        except Exception:  # noqa: BLE001 - a caller's mistake must not end the watch
+        except Exception:  # noqa: BLE001  # a caller's mistake must not end the watch
             _log.exception("the callback for network device %s failed", state.device)

@@ -49,11 +49,24 @@ def firmware(db: Database, vm: VM, nvram: Path | None = None) -> Firmware:
     if kind == "bios":
         return Firmware("bios", order)
     if kind == "uefi":
-        return Firmware("uefi", order, secure_boot=_secure(db, vm), nvram=nvram)
+        return Firmware("uefi", order, secure_boot=is_secure(db, vm), nvram=nvram)
     raise Failure("INVALID_VALUE", "HVM-boot-params['firmware']", kind)
 
 
-def _secure(db: Database, vm: VM) -> bool:
+def is_uefi(vm: VM) -> bool:
+    """Whether the record asks for UEFI; that matters for HVM guests alone."""
+    return vm.HVM_boot_params.get("firmware") == "uefi"
+
+
+def keeps_variables(vm: VM) -> bool:
+    """Whether UEFI begins each run where the last one ended. Raises INVALID_VALUE [field, value]."""
+    wanted = vm.NVRAM.get("EFI-variables-on-boot", "persist")
+    if wanted not in ("persist", "reset"):
+        raise Failure("INVALID_VALUE", "NVRAM['EFI-variables-on-boot']", wanted)
+    return wanted == "persist"
+
+
+def is_secure(db: Database, vm: VM) -> bool:
     """`auto`: secure boot where the pool has the certificates for it."""
     wanted = vm.platform.get("secureboot", "false")
     if wanted == "auto":

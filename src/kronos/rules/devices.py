@@ -1,4 +1,4 @@
-"""Device numbers of VBDs and VIFs: what a client may write, what it means, and which are free.
+"""Device numbers of VBDs and VIFs: what a client may write, what it means, and which are free; the devices of VUSBs.
 
 A disk has one place in its VM, whatever it is called: `0`, `xvda`, `hda`, `sda` and `vda` are the same. (The reference
 lets an `sda` stand beside an `xvda`; no hypervisor here could tell them apart.)
@@ -10,7 +10,7 @@ import re
 
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
-from kronos.db.records import VBD, VIF, VM
+from kronos.db.records import PUSB, VBD, VIF, VM, VUSB, Host, USB_group
 
 AUTODETECT = "autodetect"
 VBD_NUMBERS = range(255)
@@ -91,6 +91,20 @@ def vif_device(db: Database, vm: VM, untrusted_device: str) -> str:
     if int(untrusted_device) in _used_interfaces(db, vm):
         raise Failure("DEVICE_ALREADY_EXISTS", untrusted_device)
     return str(int(untrusted_device))
+
+
+def usb_number(uuid: str) -> int:
+    """What the hypervisor calls a VUSB: 48 bits of its uuid, as it has no number of its own, and a VM has a few."""
+    return int(uuid.replace("-", "")[:12], 16)
+
+
+def usb_of(db: Database, vusb: VUSB, host: Host) -> PUSB:
+    """The device that a VUSB stands for. Raises OPERATION_NOT_ALLOWED where the host has none for guests."""
+    group = db.find(USB_group, vusb.USB_group)
+    for pusb in [db.find(PUSB, ref) for ref in group.PUSBs] if group is not None else []:
+        if pusb is not None and pusb.host == host.ref and pusb.passthrough_enabled:
+            return pusb
+    raise Failure("OPERATION_NOT_ALLOWED", f"VUSB {vusb.ref} is not available on Host {host.ref}")
 
 
 def _disk_numbers(vm: VM) -> range:

@@ -22,6 +22,7 @@ from kronos.hypervisor.base import (
     Kind,
     Limits,
 )
+from kronos.hypervisor.hardware import HostUSB, Kept
 from kronos.network.names import port_name
 from kronos.rules import boot, platform
 from kronos.rules.devices import disk_number
@@ -58,11 +59,15 @@ def describe(
     loaded: DirectKernel | None = None,
     nvram: Path | None = None,
     host: Host | None = None,
+    usb: Sequence[HostUSB] = (),
+    pci: Sequence[str] = (),
+    kept: Kept | None = None,
 ) -> Domain:
     """The VM as its hypervisor is to start it on `host`.
 
     `attached` has every VDI of its VBDs, by reference. For `kernels`, `resolve` and `loaded` see `boot.kernel`;
-    `nvram` is where UEFI keeps its variables.
+    `nvram` is where UEFI keeps its variables, and `kept` what its firmware begins with; `usb` is what its VUSBs stand
+    for, and `pci` are the addresses of devices that it has to itself.
 
     Raises INVALID_VALUE [field, value], VALUE_NOT_SUPPORTED [field, value, reason], MEMORY_CONSTRAINT_VIOLATION,
     VCPU_MAX_NOT_CORES_PER_SOCKET_MULTIPLE, INVALID_DEVICE [device], BOOTLOADER_FAILED [vm, text].
@@ -93,6 +98,10 @@ def describe(
         mask=_mask(vm, host),
         disks=sorted((disk(db, vbd, attached.get(vbd.VDI)) for vbd in vbds), key=lambda each: each.device),
         interfaces=sorted((interface(db, vif) for vif in vifs), key=lambda each: each.device),
+        usb=usb,
+        pci=pci,
+        tpm=bool(vm.VTPMs),
+        kept=kept or Kept(),
         channels=(Channel(GUEST_CHANNEL),) if platform.flag(vm.platform, "channel", True) else (),
         platform=platform.describe(vm),
         on_poweroff=on_poweroff,

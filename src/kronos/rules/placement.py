@@ -9,7 +9,6 @@ from kronos.db.database import Database
 from kronos.db.records import (
     PBD,
     PIF,
-    PUSB,
     VBD,
     VDI,
     VIF,
@@ -18,10 +17,9 @@ from kronos.db.records import (
     Host,
     Host_metrics,
     Network,
-    USB_group,
     VM_group,
 )
-from kronos.rules import memory
+from kronos.rules import devices, memory, passthrough
 from kronos.rules.surroundings import domain_type, is_true
 
 Check = Callable[[Database, VM, Host], None]
@@ -146,7 +144,9 @@ def _affinity(db: Database, vm: VM, host: Host) -> None:
 
 
 def _enabled(db: Database, vm: VM, host: Host) -> None:
+    # One that reboots keeps its place while it is down.
     moves_within = vm.power_state == "Running" and vm.resident_on == host.ref
+    moves_within = moves_within or vm.scheduled_to_be_resident_on == host.ref
     # A system domain is part of what makes a host work, and may be needed before the host is enabled.
     serves = vm.is_control_domain or is_true(vm.other_config.get("is_system_domain"))
     if not (host.enabled or serves or moves_within):
@@ -204,10 +204,12 @@ def _reaches(db: Database, network: Network, host: Host) -> bool:
 def _usb(db: Database, vm: VM, host: Host) -> None:
     for ref in vm.VUSBs:
         vusb = db.find(VUSB, ref)
-        group = db.find(USB_group, vusb.USB_group) if vusb is not None else None
-        pusbs = [db.find(PUSB, each) for each in group.PUSBs] if group is not None else []
-        if not any(pusb is not None and pusb.host == host.ref for pusb in pusbs):
-            raise Failure("OPERATION_NOT_ALLOWED", f"VUSB {ref} is not available on Host {host.ref}")
+        if vusb is not None:
+            devices.usb_of(db, vusb, host)
+
+
+def _passed_through(db: Database, vm: VM, host: Host) -> None:
+    passthrough.passed(db, vm, host)
 
 
 def _hardware_virtualisation(db: Database, vm: VM, host: Host) -> None:
@@ -238,6 +240,7 @@ _CHECKS: tuple[Check, ...] = (
     _virtual_hardware,
     _storage,
     _networks,
+    _passed_through,
     _usb,
     _hardware_virtualisation,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
-from xml.parsers import expat  # noqa: S407  # document types are refused, so that no entity is ever expanded
+from xml.parsers import expat  # document types are refused, so that no entity is ever expanded
 
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import escape

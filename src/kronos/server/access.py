@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from kronos.commands.protocol import API, Login
 from kronos.datamodel.errors import Failure
@@ -19,6 +20,9 @@ from kronos.dispatch.pipeline import Pipeline
 from kronos.server.routing import Credentials
 
 log = logging.getLogger(__name__)
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_SAID_OVER_AND_OVER: Final = frozenset({"get_rrd_updates", "rrd_updates", "post_remote_db_access"})
+"""HTTP actions that are asked for all the time and change nothing: they are audited only when denied."""
 
 
 class SessionAPI:
@@ -34,7 +38,9 @@ class SessionAPI:
         return self._session.ref
 
     def __call__(self, method: str, *args: object) -> Any:
-        """Make a call; its value. Raises Failure."""
+        """Make a call; its value. Raises Failure: SESSION_INVALID when the session has ended meanwhile."""
+        if not self._pipeline.sessions.alive(self._session):
+            raise Failure("SESSION_INVALID", self._session.ref)
         value = self._pipeline.perform(self._origin, self._session, method, args)
         self._pipeline.durability.block()
         return value
@@ -122,10 +128,40 @@ class Access:
         finally:
             self.pipeline.sessions.end(session)
 
-    def require(self, session: Session, action: str) -> None:
-        """Raises RBAC_PERMISSION_DENIED unless the session may use this HTTP action, such as `connect_console`."""
-        if model().http_actions[action]["checked"]:
-            roles.require(session, f"http/{action}")
+    @contextmanager
+    def reported(self, origin: Origin, session: Session, task: str) -> Iterator[None]:
+        """The task that a request names, if any, begins with the block and ends with it.
+
+        Raises HANDLE_INVALID, RBAC_PERMISSION_DENIED for a task of somebody else's.
+        """
+        if not task:
+            yield
+            return
+        api = SessionAPI(self.pipeline, origin, session)
+        api("task.set_progress", task, 0.0)
+        try:
+            yield
+        except BaseException as error:
+            described = error.description if isinstance(error, Failure) else ["INTERNAL_ERROR", str(error)]
+            api("task.set_error_info", task, described)
+            api("task.set_status", task, "failure")
+            raise
+        api("task.set_status", task, "success")
+
+    def require(self, session: Session, action: str, query: Mapping[str, str] = _NOTHING) -> None:
+        """Raises RBAC_PERMISSION_DENIED unless the session may use this HTTP action, such as `connect_console`.
+
+        Both is audited, with what `query` names. A sub-action follows its action: `connect_console/host_console`.
+        """
+        known = model().http_actions[action.partition("/")[0]]
+        try:
+            if known["checked"]:
+                roles.require(session, f"http/{action}")
+        except Failure:
+            self.pipeline.audit.http(session, action, query, allowed=False)
+            raise
+        if action not in _SAID_OVER_AND_OVER:
+            self.pipeline.audit.http(session, action, query, allowed=True)
 
     def open(self, origin: Origin) -> Callable[[Login], AbstractContextManager[API]]:
         """What a command uses to get its session: the one it names, or a new one that ends with it."""

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from kronos.commands import engine
 from kronos.commands.protocol import OpenSession
+from kronos.rules.redaction import without_passwords
 
 _MAGIC = b"XenSource thin CLI protocol"
 _MAJOR, _MINOR = 0, 2
@@ -30,7 +31,7 @@ _MAX_UPLOAD = 32 * 1024 * 1024
 _READ = 64 * 1024
 _HANDSHAKE_SECONDS = 30.0
 # Names of parameters that may hold a secret; what follows their '=' stays out of the log.
-_SECRET = re.compile(r"(?i)(.*(password|secret|token|url).*|old|new|value|args.*|.*:pass)")
+_SECRET = re.compile(r"(?i)(.*(password|secret|token|url).*|old|new|value|args.*|.*:.*pass(wd|phrase)?)")
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,12 @@ def serve(connection: Connection, body: bytes, open_session: OpenSession) -> Non
     terminal = ThinTerminal(connection)
     try:
         terminal.handshake()
-        session, words = parse_body(body)
+        try:
+            session, words = parse_body(body)
+        except ProtocolError as error:
+            terminal.print_error(f"Error: {error}\n")
+            terminal.exit(1)
+            return
         log.info("xe %s", " ".join(censored(words)))
         status = _run(words, terminal, open_session, session)
         terminal.exit(status)
@@ -71,7 +77,7 @@ def _run(words: Sequence[str], terminal: ThinTerminal, open_session: OpenSession
         return engine.run(words, terminal, open_session, session)
     except (OSError, ProtocolError):
         raise
-    except Exception:  # noqa: BLE001  (a fault in one command must not end the server, and the user has to hear of it)
+    except Exception:
         log.exception("xe %s failed", words[0] if words else "")
         terminal.print_error("The server met an error of its own; its log has the details.\n")
         return 1
@@ -99,7 +105,7 @@ def censored(words: Sequence[str]) -> list[str]:
     out = []
     for word in words:
         name, equals, _ = word.partition("=")
-        out.append(f"{name}=(omitted)" if equals and _SECRET.fullmatch(name) else word)
+        out.append(f"{name}=(omitted)" if equals and _SECRET.fullmatch(name) else without_passwords(word))
     return out
 
 

@@ -27,6 +27,7 @@ from kronos.server.streams import BlockingStream, Duplex, PlainStream
 
 log = logging.getLogger(__name__)
 
+_LOOPBACK: Final = ("127.0.0.1", "::1")
 _PAUSE_AT: Final = 16
 """Requests sent ahead of their replies, before reading pauses."""
 
@@ -80,7 +81,9 @@ class Connection(RequestReader):
         address = "" if self._origin.local or not peer else str(peer[0]).removeprefix("::ffff:")
         self._origin = Origin(self._origin.local, address, self.is_tls, "")
         self._since = self._shared.now
-        if self._shared.stopping or not self._shared.gate.enter(address):
+        shut = not (self._shared.plain or self.is_tls or self._origin.local)
+        shut |= not (self._shared.remote or self._origin.local or address in _LOOPBACK)
+        if shut or self._shared.stopping or not self._shared.gate.enter(address):
             self._transport.abort()
             return
         self._entered = True
@@ -199,7 +202,7 @@ class Connection(RequestReader):
             return  # the client has gone, maybe between the future's end and this
         try:
             reply = later.reply(later.future)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client is answered
             reply = reply_to_error(error, request)
         self._task = None
         self._send(request, reply)
@@ -208,7 +211,7 @@ class Connection(RequestReader):
     async def _await(self, request: Request, pending: Awaitable[Reply]) -> None:
         try:
             reply = await pending
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client is answered
             reply = reply_to_error(error, request)
         self._task = None
         self._send(request, reply)
@@ -339,6 +342,7 @@ class Connection(RequestReader):
     def _run_thread(self, request: Request, stream: BlockingStream) -> None:
         assert isinstance(request.door, OnThread)
         try:
+            os.nice(request.door.niceness)  # Linux's: of this thread alone
             request.door.handle(request, stream)
         except ConnectionError:
             pass

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from kronos.datamodel.errors import Failure
 from kronos.db.records import VM, Console, Session
-from kronos.dispatch import roles
 from kronos.server.access import Access
 from kronos.server.console import Endpoint
 from kronos.server.routing import Credentials
@@ -42,7 +41,7 @@ class GuestConsoles:
         with self.access.session_of(credentials) as session:
             console = self._console(query)
             vm = self.db.get(VM, console.VM)
-            self._authorise(session, vm)
+            self._authorise(session, vm, query)
             return self._endpoint(console, vm)
 
     def _console(self, query: Mapping[str, str]) -> Console:
@@ -65,11 +64,9 @@ class GuestConsoles:
         except Failure:
             return None
 
-    def _authorise(self, session: Session, vm: VM) -> None:
-        if vm.is_control_domain:
-            roles.require(session, "http/connect_console/host_console")
-        else:
-            self.access.require(session, "connect_console")
+    def _authorise(self, session: Session, vm: VM, query: Mapping[str, str]) -> None:
+        action = "connect_console/host_console" if vm.is_control_domain else "connect_console"
+        self.access.require(session, action, query)
 
     def _endpoint(self, console: Console, vm: VM) -> Endpoint:
         if vm.is_control_domain:

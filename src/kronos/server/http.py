@@ -10,8 +10,9 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kronos.server.connection import Connection
 from kronos.server.limits import Gate, Limits
@@ -36,7 +37,7 @@ class TcpListener:
 
     host: str
     port: int
-    tls: ssl.SSLContext | None = None
+    tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +51,25 @@ class UnixListener:
 class Server:
     """Serves the doors on any number of listeners, all on the running loop."""
 
-    def __init__(self, doors: Doors, limits: Limits | None = None, https_port: int | None = None) -> None:
+    def __init__(
+        self,
+        doors: Doors,
+        limits: Limits | None = None,
+        https_port: int | None = None,
+        inherited: Sequence[socket.socket] = (),
+    ) -> None:
         """`https_port` is where plain GET requests without a door of their own are sent on to.
 
-        None: to the port of the first listener with TLS, if there is one.
+        None: to the port of the first listener with TLS, if there is one. `inherited` are sockets that somebody else
+        opened: a listener on such a path or port takes it, and leaves it in place when the server stops.
         """
+        self._inherited = list(inherited)
         self.doors = doors
         self.limits = limits or Limits()
         self._https_port = https_port
         self._shared: Shared | None = None
+        self._plain = True
+        self._remote = True
         self._servers: list[asyncio.AbstractServer] = []
         self._unix_paths: list[tuple[Path, int]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -69,6 +80,7 @@ class Server:
         """Listen on all of them, or on none. Raises OSError when an address is taken or not this host's."""
         loop = asyncio.get_running_loop()
         shared = Shared(self.doors, self.limits, Gate(self.limits, self._evict), loop, self._https_port)
+        shared.plain, shared.remote = self._plain, self._remote
         self._shared = shared
         opened: list[tuple[TcpListener | UnixListener, socket.socket]] = []
         try:
@@ -83,6 +95,11 @@ class Server:
             await self._serve(shared, listener, sock)
 
     def _open(self, listener: TcpListener | UnixListener) -> socket.socket:
+        for sock in self._inherited:
+            if _fits(sock, listener):
+                self._inherited.remove(sock)
+                sock.setblocking(False)
+                return sock
         if isinstance(listener, UnixListener):
             return self._open_unix(listener)
         return _open_tcp(listener)
@@ -90,14 +107,14 @@ class Server:
     async def _serve(self, shared: Shared, listener: TcpListener | UnixListener, sock: socket.socket) -> None:
         loop = shared.loop  # it listens once more, and takes its own small backlog unless told
         if isinstance(listener, UnixListener):
-            server = await loop.create_unix_server(
-                lambda: self._new(lambda: Connection(shared, local=True)), sock=sock, backlog=BACKLOG
-            )
+            make = partial(self._new, partial(Connection, shared, local=True))
+            server = await _serve_unix(loop, make, sock)
             self._servers.append(server)
             return
         host, port = sock.getsockname()[:2]
         self.addresses.append((host, port))
-        context = listener.tls
+        given = listener.tls
+        context = (lambda: given) if isinstance(given, ssl.SSLContext) else given
         if context is None:
             server = await loop.create_server(
                 lambda: self._new(lambda: Connection(shared, local=False)), sock=sock, backlog=BACKLOG
@@ -106,7 +123,7 @@ class Server:
             if shared.https_port is None:
                 shared.https_port = port
             server = await loop.create_server(
-                lambda: self._new(lambda: TlsConnection(shared, context)), sock=sock, backlog=BACKLOG
+                lambda: self._new(lambda: TlsConnection(shared, context())), sock=sock, backlog=BACKLOG
             )
         self._servers.append(server)
 
@@ -128,6 +145,18 @@ class Server:
         sock.setblocking(False)
         self._unix_paths.append((listener.path, inode))
         return sock
+
+    def allow_plain(self, allowed: bool) -> None:
+        """Whether TCP clients without TLS are let in from now on; those that are in stay. On the loop, or before."""
+        self._plain = allowed
+        if self._shared is not None:
+            self._shared.plain = allowed
+
+    def allow_remote(self, allowed: bool) -> None:
+        """The same for all TCP clients that are not on this host."""
+        self._remote = allowed
+        if self._shared is not None:
+            self._shared.remote = allowed
 
     async def stop(self, grace: float = GRACE) -> None:
         """Take no more connections, let what runs end within `grace` seconds, then end it."""
@@ -198,6 +227,26 @@ class Server:
             return False
         min(idle, key=lambda each: each.idle_since).abort()
         return True
+
+
+async def _serve_unix(
+    loop: asyncio.AbstractEventLoop, make: Callable[[], Connection], sock: socket.socket
+) -> asyncio.AbstractServer:
+    create: Any = loop.create_unix_server
+    try:
+        # Newer loops remove the name of a socket that they stop to serve, whoever made it; here `stop` sees to that.
+        serving = create(make, sock=sock, backlog=BACKLOG, cleanup_socket=False)
+    except TypeError:  # this one does not
+        serving = create(make, sock=sock, backlog=BACKLOG)
+    server: asyncio.AbstractServer = await serving
+    return server
+
+
+def _fits(sock: socket.socket, listener: TcpListener | UnixListener) -> bool:
+    name = sock.getsockname()
+    if isinstance(listener, UnixListener):
+        return sock.family == socket.AF_UNIX and name == str(listener.path)
+    return sock.family in (socket.AF_INET, socket.AF_INET6) and name[1] == listener.port
 
 
 def _open_tcp(listener: TcpListener) -> socket.socket:

@@ -7,7 +7,7 @@ import logging
 import re
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import httptools
@@ -53,6 +53,10 @@ class Shared:
     date: bytes = b""
     """The Date header as a line."""
     stopping: bool = False
+    plain: bool = True
+    """Whether clients of TCP may come without TLS."""
+    remote: bool = True
+    """Whether clients may come that are not on this host."""
     connections: set[Connection] = field(default_factory=set)
     streams: set[BlockingStream] = field(default_factory=set)
 
@@ -211,8 +215,12 @@ class RequestReader(asyncio.Protocol):
         if agent != self._agent:
             self._agent = agent
             origin = self._origin
-            self._origin = Origin(origin.local, origin.address, origin.tls, agent.decode("latin-1"))
-        request = Request(parser.get_method(), self._url, headers, self._origin, keep_alive)
+            said = agent.decode("latin-1")
+            self._origin = Origin(origin.local, origin.address, origin.tls, said, origin.names)
+        origin = self._origin
+        if b"traceparent" in headers:
+            origin = replace(origin, traceparent=headers[b"traceparent"].decode("latin-1"))
+        request = Request(parser.get_method(), self._url, headers, origin, keep_alive)
         self._request = request
         try:
             request.door = self._shared.doors.find(request)

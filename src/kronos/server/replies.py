@@ -8,6 +8,7 @@ from email.utils import formatdate
 from functools import cache
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import quote
 
 from kronos.datamodel.errors import Failure
 from kronos.server.routing import Doors, Redirect, Reply, Request, error_page, failure_page
@@ -83,7 +84,8 @@ def reply_to_missing(request: Request, doors: Doors, https_port: int | None, own
         host = found[1] if found is not None else _in_url(own_address)
         port = "" if https_port == 443 else f":{https_port}"
         target = request.target.decode("latin-1")
-        path = target if target.startswith("/") else request.path
+        # Of an absolute target only the decoded path is kept: it may hold line breaks, and what latin-1 has not.
+        path = target if target.startswith("/") else quote(request.path)
         return error_page(301, "", (("Location", f"https://{host}{port}{path}"),))
     if request.path == "/" and request.method in (b"GET", b"HEAD"):
         return Reply(200, (_LANDING,))

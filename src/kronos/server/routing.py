@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
@@ -20,12 +20,25 @@ V = TypeVar("V")
 
 MAX_QUERY_FIELDS: Final = 256
 MAX_REASON: Final = 1024
+BULK: Final = 10
+"""Niceness of who moves whole disks: where processors are full, calls go first (docs/performance.md)."""
 
 
 class Request:
     """One HTTP request, its headers by lower-case name. `body` is whole; for doors that take over, it is empty."""
 
-    __slots__ = ("method", "target", "headers", "origin", "keep_alive", "body", "door", "_path", "_query")
+    __slots__ = (
+        "method",
+        "target",
+        "headers",
+        "origin",
+        "keep_alive",
+        "body",
+        "door",
+        "_path",
+        "_query",
+        "_fields",
+    )
 
     def __init__(
         self, method: bytes, target: bytes, headers: Mapping[bytes, bytes], origin: Origin, keep_alive: bool
@@ -39,6 +52,7 @@ class Request:
         self.door: Door | None = None
         self._path: str | None = None
         self._query: dict[str, str] = {}
+        self._fields: list[tuple[str, str]] = []
 
     @property
     def path(self) -> str:
@@ -55,14 +69,21 @@ class Request:
             self._split()
         return self._query
 
+    @property
+    def fields(self) -> Sequence[tuple[str, str]]:
+        """The same in their order, for doors that take a name several times."""
+        if self._path is None:
+            self._split()
+        return self._fields
+
     def _split(self) -> None:
         target = self.target.decode("latin-1")
         if not target.startswith("/"):  # a proxy's form, http://host/path
             split = urlsplit(target)
             target = (split.path or "/") + (f"?{split.query}" if split.query else "")
         path, _, query = target.partition("#")[0].partition("?")
-        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
-        self._query = dict(fields)
+        self._fields = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+        self._query = dict(self._fields)
         self._path = unquote(path)
 
     def header(self, name: str) -> str:
@@ -189,7 +210,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class OnThread:
+    """`niceness` is how far its thread, with the programs that it starts, gives way to other work of this host."""
+
     handle: ThreadHandler
+    niceness: int = 0
     takes_over: ClassVar[bool] = True
 
 
@@ -200,15 +224,19 @@ class OnLoop:
 
 
 Door = Page | OnThread | OnLoop
+_Entry = tuple[Door, list[int]]
 
 
 class Doors:
     """The table from method and path to door. A path that ends in `/*` holds for everything below it."""
 
-    def __init__(self) -> None:
-        self._exact: dict[tuple[bytes, str], Door] = {}
-        self._below: dict[tuple[bytes, str], Door] = {}
-        self._raw: dict[tuple[bytes, bytes], Door] = {}
+    def __init__(self, tallies: dict[tuple[str, str], list[int]] | None = None) -> None:
+        """`tallies` is where requests are counted: by method and path how many came, and how many of those ended their
+        connection."""
+        self.tallies = {} if tallies is None else tallies
+        self._exact: dict[tuple[bytes, str], _Entry] = {}
+        self._below: dict[tuple[bytes, str], _Entry] = {}
+        self._raw: dict[tuple[bytes, bytes], _Entry] = {}
 
     def add(self, method: str, path: str, door: Door) -> None:
         """Serve a path. Raises ValueError when it is served already."""
@@ -217,29 +245,35 @@ class Doors:
         key = (method.encode(), path[:-1] if below else path)
         if key in table:
             raise ValueError(f"{method} {path} is served twice")
-        table[key] = door
+        table[key] = entry = door, self.tallies.setdefault((method, path), [0, 0])
         if not below:
-            self._raw[key[0], path.encode()] = door
+            self._raw[key[0], path.encode()] = entry
 
     def find(self, request: Request) -> Door | None:
         """The door of a request; HEAD goes to the page that answers GET. Raises ValueError for an unreadable target."""
         method = b"GET" if request.method == b"HEAD" else request.method
-        door = self._raw.get((method, request.target))
-        if door is None:
-            door = self._find_path(method, request)
-        if door is not None and door.takes_over and request.method == b"HEAD":
+        entry = self._raw.get((method, request.target))
+        if entry is None:
+            entry = self._find_path(method, request)
+            if entry is None:
+                return None
+        door, tally = entry
+        if door.takes_over and request.method == b"HEAD":
             return None
+        tally[0] += 1
+        if door.takes_over or not request.keep_alive:
+            tally[1] += 1
         return door
 
-    def _find_path(self, method: bytes, request: Request) -> Door | None:
+    def _find_path(self, method: bytes, request: Request) -> _Entry | None:
         path = request.path
-        door = self._exact.get((method, path))
-        if door is None and self._below:
+        entry = self._exact.get((method, path))
+        if entry is None and self._below:
             start = path.rfind("/")
-            while door is None and start >= 0:
-                door = self._below.get((method, path[: start + 1]))
+            while entry is None and start >= 0:
+                entry = self._below.get((method, path[: start + 1]))
                 start = path.rfind("/", 0, start)
-        return door
+        return entry
 
     def methods(self, path: str) -> list[str]:
         """Methods under which a path itself is served."""

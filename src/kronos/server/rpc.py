@@ -11,7 +11,7 @@ from kronos.datamodel.errors import Failure
 from kronos.dispatch.answer import Answer
 from kronos.dispatch.call import Origin
 from kronos.dispatch.pipeline import Fault
-from kronos.server import jsonrpc, xmlrpc
+from kronos.server import jsonrpc, piecewise, xmlrpc
 from kronos.server.routing import Doors, Later, Page, Reply, Request, error_page
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,8 @@ class XmlDoor:
         try:
             answer = self._call(origin, name, args)
             if isinstance(answer, Answer):
+                if piecewise.is_long(answer, xml=True):
+                    return self._later(name, piecewise.at_hand(answer))
                 reply = _answer_xml(answer)
                 return self._settled(name, reply) if answer.lazy and not self._road.settled() else reply
         except Exception as error:  # noqa: BLE001  # whatever a handler does, its client gets a reply
@@ -99,17 +101,19 @@ class XmlDoor:
     def _done(self, name: str, answer: asyncio.Future[Answer]) -> Reply:
         try:
             return _answer_xml(answer.result())
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client is answered
             return self._failed(name, error)
 
     async def _later(self, name: str, pending: Awaitable[Answer]) -> Reply:
         try:
             answer = await pending
+            if piecewise.is_long(answer, xml=True):
+                await piecewise.ready(answer, xml=True)
             reply = _answer_xml(answer)
             if answer.lazy and not self._road.settled():
                 await self._road.settle()
             return reply
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client is answered
             return self._failed(name, error)
 
     async def _settled(self, name: str, reply: Reply) -> Reply:
@@ -172,6 +176,8 @@ class JsonDoor:
         try:
             answer = self._call(origin, call.name, call.args)
             if isinstance(answer, Answer):
+                if piecewise.is_long(answer, xml=False):
+                    return self._later(call, piecewise.at_hand(answer))
                 reply = _answer_json(call, answer)
                 return self._settled(call, reply) if answer.lazy and not self._road.settled() else reply
         except Exception as error:  # noqa: BLE001  # whatever a handler does, its client gets a reply
@@ -183,17 +189,19 @@ class JsonDoor:
     def _done(self, call: jsonrpc.Call, answer: asyncio.Future[Answer]) -> Reply:
         try:
             return _answer_json(call, answer.result())
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client is answered
             return self._failed(call, error)
 
     async def _later(self, call: jsonrpc.Call, pending: Awaitable[Answer]) -> Reply:
         try:
             answer = await pending
+            if piecewise.is_long(answer, xml=False):
+                await piecewise.ready(answer, xml=False)
             reply = _answer_json(call, answer)
             if answer.lazy and not self._road.settled():
                 await self._road.settle()
             return reply
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client is answered
             return self._failed(call, error)
 
     async def _settled(self, call: jsonrpc.Call, reply: Reply) -> Reply:

@@ -11,6 +11,7 @@ import asyncio
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ RECORD: Final = 16 << 10
 GOODBYE: Final = 5.0
 """Seconds that TLS's goodbye may take."""
 DUPLEX_BUFFER: Final = 256 << 10
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+"""With it, closing a TCP socket resets the connection."""
 
 
 class BlockingStream(Protocol):
@@ -55,6 +58,9 @@ class BlockingStream(Protocol):
         """Bound each wait for the peer; past it `recv` and `sendall` raise TimeoutError."""
 
     def close(self) -> None: ...
+    def reset(self) -> None:
+        """Have `close` break the connection off: the peer is not to take what it has for the whole."""
+
     def abort(self) -> None:
         """End a transfer from another thread: whoever waits in `recv` or `sendall` is woken by an OSError or an end."""
 
@@ -65,10 +71,15 @@ class _SocketStream:
     def __init__(self, sock: socket.socket, arrived: bytes) -> None:
         self._socket = sock
         self._arrived = memoryview(arrived)
+        self._broken_off = False
 
     @property
     def buffered(self) -> int:
         return len(self._arrived)
+
+    def reset(self) -> None:
+        self._broken_off = True
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
 
     def _take(self, buffer: bytearray | memoryview) -> int:
         """What had arrived before the stream was made."""
@@ -184,6 +195,7 @@ class TlsStream(_SocketStream):
         """Bytes that could be decrypted, 0 at the end, None when more must be received for it."""
         try:
             with self._session_lock:
+                # The stubs know no buffer that is written into.
                 return self._session.read(len(buffer), buffer)  # type: ignore[arg-type,return-value]
         except ssl.SSLWantReadError:
             return None
@@ -222,11 +234,12 @@ class TlsStream(_SocketStream):
         self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        self._socket.settimeout(GOODBYE)
-        try:
-            self.shutdown_write()
-        except OSError:
-            pass  # the peer has gone; nothing is left to say
+        if not self._broken_off:
+            self._socket.settimeout(GOODBYE)
+            try:
+                self.shutdown_write()
+            except OSError:
+                pass  # the peer has gone; nothing is left to say
         self._socket.close()
 
 

@@ -10,12 +10,14 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from kronos.server.connection import Connection
 from kronos.server.reading import DETACHED, DISCARD, DUPLEX, HTTP, Shared
 from kronos.server.routing import Request
 from kronos.server.streams import RECORD, BlockingStream, TlsStream
+from kronos.server.tls import names_of
 
 WRITE: Final = 256 << 10
 """Bytes encrypted in one step."""
@@ -61,6 +63,8 @@ class TlsConnection(Connection):
             if not self._handshaken:
                 session.do_handshake()
                 self._handshaken = True
+                if session.context.verify_mode != ssl.CERT_NONE:
+                    self._origin = replace(self._origin, names=names_of(session))
                 self._flush()
             # What follows the headers of a hand-over stays encrypted until its door reads it.
             while (incoming.pending or session.pending()) and self._mode in (HTTP, DUPLEX):

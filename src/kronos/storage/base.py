@@ -9,7 +9,7 @@ Optional methods decide the SR type's capabilities: see `registry`. Sizes are by
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,12 @@ from kronos.datamodel.errors import Failure
 from kronos.storage.faults import Fault
 
 SECTOR = 512
+LARGEST_DISK = 16 << 40
+"""Bytes; a driver may have a bound of its own."""
+
+
+def nothing() -> None:
+    """What is to be done at a moment that nobody waits for."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,10 @@ class StorageDriver(ABC):
     def stat(self) -> Space:
         """Raises SR_NOT_ATTACHED, as every method below does before `attach`."""
 
+    def space_now(self) -> tuple[int, int] | None:
+        """Its physical size and utilisation, from a driver that can tell without a program and without waiting."""
+        return None
+
     @abstractmethod
     def scan(self) -> list[Volume]:
         """Every volume, the unmanaged parents of chains among them, in order of uuid."""
@@ -140,9 +150,18 @@ class StorageDriver(ABC):
         """Make an empty SR. `size` may be 0: what the place holds. Raises SR_BACKEND_FAILURE_42."""
         raise self._unsupported()
 
-    def destroy(self) -> None:
-        """Wipe an attached SR that holds no volumes. Raises SR_NOT_EMPTY."""
+    def destroy(self, began: Callable[[], None] = nothing) -> None:
+        """Wipe an attached SR that holds no volumes. Raises SR_NOT_EMPTY.
+
+        It calls `began` when it is certain that there are none, before its first step: from then on the destruction
+        has to be finished, by `discard` if the process dies.
+        """
         raise self._unsupported()
+
+    def discard(self) -> None:
+        """Remove what there is of an SR that nobody was told of, or that was being destroyed, whole or not."""
+        self.attach()
+        self.destroy()
 
     def probe(self) -> list[Candidate]:
         """What can be found with this device_config; needs no `attach`."""
@@ -169,7 +188,7 @@ class StorageDriver(ABC):
         *,
         name_label: str = "",
         name_description: str = "",
-        type: str = "user",  # noqa: A002 - XenAPI's word
+        type: str = "user",
         sharable: bool = False,
         read_only: bool = False,
         sm_config: Mapping[str, str] | None = None,
@@ -202,6 +221,13 @@ class StorageDriver(ABC):
 
     def volume_clone(self, uuid: str, new_uuid: str, *, live: LiveSwitch | None = None) -> Volume:
         """As volume_snapshot, but the new volume is a disk in its own right."""
+        raise self._unsupported()
+
+    def volume_revert(self, uuid: str, source: str) -> Volume:
+        """Give a disk the content and size of another volume, which keeps them, in constant time; what it held is gone.
+
+        The caller promises that no guest has either open. Raises SR_BACKEND_FAILURE_109, VDI_IN_USE.
+        """
         raise self._unsupported()
 
     def live_snapshot(
@@ -238,7 +264,7 @@ class StorageDriver(ABC):
         return Failure("VDI_MISSING", self.sr_uuid, uuid)
 
 
-def whole_sectors(uuid: str, untrusted_size: int, maximum: int) -> int:
+def whole_sectors(uuid: str, untrusted_size: int, maximum: int = LARGEST_DISK) -> int:
     """The size a disk gets when `untrusted_size` bytes are asked for: the next multiple of a sector.
 
     XenServer rounds up to 2 MiB, a VHD's block. Nothing in qcow2 asks for that, and an exact size lets a disk

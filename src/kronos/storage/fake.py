@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid as uuids
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from kronos.storage.base import (
     Space,
     StorageDriver,
     Volume,
+    nothing,
     whole_sectors,
 )
 from kronos.storage.faults import Fault
@@ -75,10 +76,11 @@ class FakeDriver(StorageDriver):
             raise Fault.SR_EXISTS.failure(self._location)
         self.places[self._location] = Place(size or 1 << 40)
 
-    def destroy(self) -> None:
+    def destroy(self, began: Callable[[], None] = nothing) -> None:
         with self._locked() as place:
             if place.volumes:
                 raise Failure("SR_NOT_EMPTY")
+            began()
             del self.places[self._location]
             self._attached = False
 
@@ -136,7 +138,7 @@ class FakeDriver(StorageDriver):
         *,
         name_label: str = "",
         name_description: str = "",
-        type: str = "user",  # noqa: A002
+        type: str = "user",
         sharable: bool = False,
         read_only: bool = False,
         sm_config: Mapping[str, str] | None = None,
@@ -183,6 +185,19 @@ class FakeDriver(StorageDriver):
 
     def volume_clone(self, uuid: str, new_uuid: str, *, live: LiveSwitch | None = None) -> Volume:
         return self._branch(uuid, new_uuid, True, live)
+
+    def volume_revert(self, uuid: str, source: str) -> Volume:
+        with self._locked() as place:
+            (volume, _), (kept, base) = self._required(uuid), self._required(source)
+            if uuid in self.attachments or self.attachments.get(source):
+                raise Failure("VDI_IN_USE", uuid if uuid in self.attachments else source, "revert")
+            parent = base.parent
+            if base.blocks:
+                self._check_depth(source)
+                place.volumes[source] = (kept, _Layer(str(uuids.uuid4()), base.size, base))
+                parent = base
+            place.volumes[uuid] = (volume, _Layer(str(uuids.uuid4()), base.size, parent))
+            return self.volume(uuid)
 
     @contextmanager
     def live_snapshot(self, uuid: str, new_uuid: str, *, clone: bool = False) -> Iterator[_Pending]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import uuid as uuids
+from collections.abc import Callable
 from pathlib import Path
 
 from kronos.datamodel.errors import Failure
-from kronos.storage.base import Attachment, Candidate, Space, StorageDriver, Volume
+from kronos.storage.base import Attachment, Candidate, Space, StorageDriver, Volume, nothing
 from kronos.storage.faults import Fault, as_failures
 
 _SUFFIX = ".iso"
@@ -39,9 +40,10 @@ class IsoDriver(StorageDriver):
         """The directory with the images exists already."""
         self._check_directory()
 
-    def destroy(self) -> None:
+    def destroy(self, began: Callable[[], None] = nothing) -> None:
         """The images are not ours: the SR goes, they stay."""
         self._check_attached()
+        began()
         self.detach()
 
     def attach(self) -> None:

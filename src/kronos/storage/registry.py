@@ -34,6 +34,7 @@ _CAPABILITIES: Mapping[str, str] = {
     "volume_resize": "VDI_RESIZE",
     "volume_snapshot": "VDI_SNAPSHOT",
     "volume_clone": "VDI_CLONE",
+    "volume_revert": "VDI_REVERT",
     "volume_update": "VDI_UPDATE",
     "volume_introduce": "VDI_INTRODUCE",
 }

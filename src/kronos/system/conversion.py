@@ -41,7 +41,7 @@ def convert(
     with process:
         assert process.stdout is not None and process.stderr is not None
         try:
-            while shown := process.stdout.read1(4096):  # type: ignore[attr-defined]
+            while shown := process.stdout.read1(4096):  # type: ignore[attr-defined]  # a pipe is a BufferedReader
                 if found := _PROGRESS.findall(shown):
                     progress(float(found[-1]) / 100)
         except BaseException:

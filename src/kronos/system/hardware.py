@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+CONTAINER = Path("/run/systemd/container")
+"""systemd writes there, in a container, which kind it is."""
 DMI = Path("/sys/class/dmi/id")
 BALLOON = Path("/sys/devices/system/xen_memory/xen_memory0")
 
@@ -89,8 +91,12 @@ def boot_time() -> int:
 
 
 def boot_id() -> str:
-    """What tells this run of the kernel from all others. Raises OSError."""
-    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    """What tells this run of the system from all others. Raises OSError."""
+    kernel = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    if not CONTAINER.exists():
+        return kernel
+    # A container boots while the kernel runs on: the first process is another then.
+    return f"{kernel} {(PROC / '1/stat').read_text().rpartition(')')[2].split()[19]}"
 
 
 def hostname() -> str:
@@ -124,3 +130,12 @@ def bios_strings() -> dict[str, str]:
         if text:
             found[key] = text
     return found
+
+
+def secure_boot(root: Path = Path("/")) -> bool:
+    """Whether the machine's firmware let only signed code boot: the last byte of a variable of EFI's."""
+    file = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+    try:
+        return (root / file).read_bytes()[-1:] == b"\x01"
+    except OSError:
+        return False

@@ -7,6 +7,7 @@ left name what has to be cleaned up.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,8 @@ class Intents:
         found = {}
         for path in sorted(self.directory.iterdir()):
             if path.name.startswith("."):
-                path.unlink(missing_ok=True)
+                if not path.name.endswith(f".{os.getpid()}.new"):  # one that is just being written
+                    path.unlink(missing_ok=True)
             else:
                 found[path.name] = json.loads(path.read_text())
         return found

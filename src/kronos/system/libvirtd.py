@@ -16,7 +16,9 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from kronos.system import subreaper
 
@@ -87,6 +89,29 @@ exec "$@"
 def system_uri(sockets: Sequence[Path] = _SYSTEM_SOCKETS) -> str | None:
     """The URI of the libvirt that the distribution runs, None where there is none."""
     return SYSTEM_URI if any(socket.is_socket() for socket in sockets) else None
+
+
+@dataclass(frozen=True)
+class Estate:
+    """Where a libvirt keeps things of guests: `seen` as itself sees it, `real` for everybody else."""
+
+    seen: Path
+    real: Path
+    settings: Path
+    tpms: str = "swtpm"
+
+
+def estate(uri: str) -> Estate:
+    """Those of the libvirt behind a URI, that runs on this host."""
+    split = urlsplit(uri)
+    (socket,) = parse_qs(split.query).get("socket", [""])
+    directory = Path(socket).parent.parent
+    if socket and (directory / "host_uuid").exists():
+        return Estate(Path(_PRIVATE["lib"]), directory / "lib", directory / "etc")
+    if split.path == "/session" or os.geteuid() != 0:
+        home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "libvirt"
+        return Estate(home, home, home, "qemu/swtpm")
+    return Estate(Path(_PRIVATE["lib"]), Path(_PRIVATE["lib"]), Path(_PRIVATE["etc"]))
 
 
 class PrivateLibvirtd:

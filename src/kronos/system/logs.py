@@ -1,7 +1,7 @@
-"""Logging: one set-up for the daemon, on standard error, for a person or for journald.
+"""Logging: one set-up for the daemon, on standard error for a person, or with fields for journald.
 
-Each line names the task and session it belongs to. A session's reference opens its session, and a registered
-secret is one: neither ever reaches the log.
+Each line names the task and session it belongs to, and in the journal the method and VM too. A session's
+reference opens its session, and a registered secret is one: neither ever reaches the log.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TextIO
 
+from kronos.system.journald import SOCKET, Journal
+
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _SHORTEST_SECRET = 4
@@ -25,20 +27,23 @@ _HIDDEN = "******"
 
 _task: ContextVar[str] = ContextVar("task", default="")
 _session: ContextVar[str] = ContextVar("session", default="")
+_method: ContextVar[str] = ContextVar("method", default="")
+_vm: ContextVar[str] = ContextVar("vm", default="")
+_NAMED_VM = re.compile(r"\bVM ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
 _secrets: Counter[str] = Counter()
 _secrets_lock = threading.Lock()
 
 
 @contextmanager
-def about(*, task: str = "", session: str = "") -> Iterator[None]:
-    """Lines logged inside, by this thread or asyncio task, name these; an empty one keeps what was."""
-    task_token = _task.set(task or _task.get())
-    session_token = _session.set(session or _session.get())
+def about(*, task: str = "", session: str = "", method: str = "", vm: str = "") -> Iterator[None]:
+    """Lines logged inside, by this thread or asyncio task, name these; an empty one keeps what was. `vm` is a uuid."""
+    given = ((_task, task), (_session, session), (_method, method), (_vm, vm))
+    tokens = [(variable, variable.set(value)) for variable, value in given if value]
     try:
         yield
     finally:
-        _session.reset(session_token)
-        _task.reset(task_token)
+        for variable, token in reversed(tokens):
+            variable.reset(token)
 
 
 @contextmanager
@@ -86,6 +91,21 @@ def _priority(level: int) -> int:
     return next((priority for lowest, priority in _PRIORITIES if level >= lowest), 7)
 
 
+def _cleaned(record: logging.LogRecord, formatter: logging.Formatter) -> list[str]:
+    """The lines of a record without secrets: the message, on one line, and the traceback."""
+    message = _CONTROL.sub(
+        # A client's newline must not start a line of its own.
+        lambda found: found.group().encode("unicode_escape").decode("ascii"),
+        _without_secrets(record.getMessage()),
+    )
+    lines = [f"{record.name}: {message}"]
+    if record.exc_info:
+        lines += _without_secrets(formatter.formatException(record.exc_info)).splitlines()
+    if record.stack_info:
+        lines += _without_secrets(record.stack_info).splitlines()
+    return lines
+
+
 class _Line(logging.Formatter):
     """`time level [task=… session=…] logger: message`; for journald, `<priority>` for the first two."""
 
@@ -94,16 +114,8 @@ class _Line(logging.Formatter):
         self._for_journald = for_journald
 
     def format(self, record: logging.LogRecord) -> str:
-        message = _CONTROL.sub(
-            # A client's newline must not start a line of its own.
-            lambda found: found.group().encode("unicode_escape").decode("ascii"),
-            _without_secrets(record.getMessage()),
-        )
-        lines = [f"{self._names()}{record.name}: {message}"]
-        if record.exc_info:
-            lines += _without_secrets(self.formatException(record.exc_info)).splitlines()
-        if record.stack_info:
-            lines += _without_secrets(record.stack_info).splitlines()
+        lines = _cleaned(record, self)
+        lines[0] = self._names() + lines[0]
         if self._for_journald:
             prefix = f"<{_priority(record.levelno)}>"
             return "\n".join(prefix + line for line in lines)
@@ -120,8 +132,50 @@ class _Line(logging.Formatter):
         return f"[{' '.join(names)}] " if names else ""
 
 
+def _entry(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str, str]:
+    """A record as journald's fields. The VM is the one that a call is about, or that the message names."""
+    lines = _cleaned(record, formatter)
+    named = _NAMED_VM.search(lines[0])
+    session = _session.get()
+    return {
+        "MESSAGE": "\n".join(lines),
+        "PRIORITY": str(_priority(record.levelno)),
+        "SYSLOG_IDENTIFIER": "xapi",
+        "LOGGER": record.name,
+        "CODE_FILE": record.pathname,
+        "CODE_LINE": str(record.lineno),
+        "CODE_FUNC": record.funcName or "",
+        "TASK": _task.get(),
+        "SESSION": track(session) if session else "",
+        "METHOD": _method.get(),
+        "VM": named.group(1) if named is not None else _vm.get(),
+    }
+
+
 class _Output(logging.StreamHandler[TextIO]):
-    """The handler that `configure` replaces; a test's or a library's own handlers stay."""
+    """The handler that `configure` replaces; a test's or a library's own handlers stay.
+
+    With a `journal` entries go there; where that fails, as lines to its stream as ever.
+    """
+
+    def __init__(self, stream: TextIO, journal: Journal | None = None) -> None:
+        super().__init__(stream)
+        self._journal = journal
+        self._line = _Line(_goes_to_journald(stream))
+        self.setFormatter(self._line)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._journal is not None:
+            try:
+                self._journal.send(_entry(record, self._line))
+            except OSError:
+                pass
+            except Exception:  # noqa: BLE001  # a message that does not fit its arguments, as every handler has it
+                self.handleError(record)
+                return
+            else:
+                return
+        super().emit(record)
 
 
 def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
@@ -130,8 +184,8 @@ def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
     Raises ValueError for an unknown level.
     """
     output = stream if stream is not None else sys.stderr
-    handler = _Output(output)
-    handler.setFormatter(_Line(_goes_to_journald(output)))
+    native = _goes_to_journald(output) and SOCKET.exists()
+    handler = _Output(output, Journal() if native else None)
     root = logging.getLogger()
     root.setLevel(level.upper())
     for old in [each for each in root.handlers if isinstance(each, _Output)]:

@@ -10,9 +10,12 @@ from kronos.xe import options, wire
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import NoReturn
+    from typing import Literal, NoReturn, TextIO
 
 _SOCKET = b"/var/lib/xcp/xapi"
+# A server that restarts may take a command just before it stops: this host's next one takes it again.
+_TRIES = 10
+_PAUSE = 0.2
 _USAGE = """\
 Usage: xe <command> [options] [name=value ...]
 
@@ -33,12 +36,17 @@ The commands:  xe help --all
 def main(argv: Sequence[str]) -> NoReturn:
     """Run the command and end the process; nothing is left to tidy, so the interpreter's own farewell is skipped."""
     status = 1
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _fill_streams()
     try:
         status = run(argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has had enough.
         pass
+    except OSError as error:
+        # What failed in the middle of the output fails here again, and has been told.
+        status = status or _complain(f"Error: {error.strerror or error}")
     except KeyboardInterrupt:
         status = 130
     try:
@@ -46,6 +54,23 @@ def main(argv: Sequence[str]) -> NoReturn:
     except OSError:
         pass
     posix._exit(status)
+
+
+def _fill_streams() -> None:
+    """Put something in the place of each stream that the caller closed, or a connection would get its number.
+
+    What is written to a closed standard output stays an error, as there is nobody who gets it.
+    """
+    if sys.stdin is None:
+        sys.stdin = _nowhere(posix.O_RDONLY, "r")
+    if sys.stdout is None:
+        sys.stdout = _nowhere(posix.O_RDONLY, "w")
+    if sys.stderr is None:
+        sys.stderr = _nowhere(posix.O_WRONLY, "w")
+
+
+def _nowhere(flags: int, mode: Literal["r", "w"]) -> TextIO:
+    return open(posix.open("/dev/null", flags), mode, encoding="utf-8")  # noqa: PTH123, SIM115  # as in options
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -81,9 +106,21 @@ def _complain(text: str) -> int:
 def _perform(found: options.Options) -> int:
     trace = wire.Trace(found.debug, found.debug_on_fail)
     endpoint = _endpoint(found)
-    connection = endpoint.connect()
-    connection.sendall(_request(found, endpoint))
-    status = wire.Obedience(connection, endpoint, found.words, trace).run()
+    request = _request(found, endpoint)
+    tries = _TRIES if endpoint.trusted else 1
+    while True:
+        tries -= 1
+        dialogue = wire.Obedience(endpoint.connect(), endpoint, found.words, trace)
+        try:
+            dialogue.greet(request)
+            break
+        except wire.Unanswered:
+            if not tries:
+                raise
+            import time
+
+            time.sleep(_PAUSE)
+    status = dialogue.run()
     trace.finish(status)
     return status
 

@@ -58,7 +58,7 @@ class TcpEndpoint:
 
 def check_fingerprint(name: str, fingerprint: str) -> None:
     """Remember the certificate of a server at its first use; refuse another one later. Raises Refused."""
-    path = os.path.join(os.environ.get("HOME") or "/", _MEMORY)  # noqa: PTH118
+    path = os.path.join(os.environ.get("HOME") or "/", _MEMORY)  # noqa: PTH118  # as in options
     known = _remembered(path).get(name)
     if known == fingerprint:
         return
@@ -68,18 +68,26 @@ def check_fingerprint(name: str, fingerprint: str) -> None:
             f"Now:    SHA-256 {fingerprint}\nBefore: SHA-256 {known}\n"
             f"If it was renewed, remove the line of {name} from {path}; if not, someone may be listening in."
         )
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        os.write(descriptor, f"{name} {fingerprint}\n".encode())
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(descriptor, f"{name} {fingerprint}\n".encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # A service's user may have no home: then there is nothing to compare with the next time.
+        why = error.strerror or error
+        sys.stderr.write(f"Certificate of {name} not remembered ({path}: {why}): SHA-256 {fingerprint}\n")
+        return
     sys.stderr.write(f"Certificate of {name} added to {path}: SHA-256 {fingerprint}\n")
 
 
 def _remembered(path: str) -> dict[str, str]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  # as in options
             lines = [line.split() for line in file]
-    except FileNotFoundError:
+    except OSError as error:
+        if os.path.exists(path):  # noqa: PTH110  # as in options
+            raise Refused(f"Cannot read the certificates of known servers in {path}: {error}") from error
         return {}
     return {words[0]: words[1] for words in lines if len(words) == 2}

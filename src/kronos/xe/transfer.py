@@ -142,7 +142,7 @@ def _save(command: Obedience, connection: Connection, head: dict[str, str], star
         _receive(command, connection, head, start, descriptor)
     except BaseException:
         # Half an archive is no archive, and would be in the way of the next try.
-        os.unlink(path)  # noqa: PTH108
+        os.unlink(path)  # noqa: PTH108  # as in options
         raise
     finally:
         os.close(descriptor)

@@ -49,6 +49,10 @@ class Gone(Exception):
     """The server closed the connection before the command ended."""
 
 
+class Unanswered(Gone):
+    """The server closed the connection, or had no time, before it began with the command."""
+
+
 class Refused(Exception):
     """The server ordered something that the user did not allow, or that this machine cannot do."""
 
@@ -115,7 +119,6 @@ class Obedience:
 
     def run(self) -> int:
         """Obey until the server says with which status to leave. Raises NotAServer, Gone, Refused, OSError."""
-        self._handshake()
         out = sys.stdout.buffer
         while True:
             message = self._message()
@@ -162,8 +165,8 @@ class Obedience:
         import os.path
 
         named = [word.partition("=")[2].strip() for word in self._words if "=" in word]
-        allowed = {os.path.abspath(name) for name in named}  # noqa: PTH100
-        if os.path.abspath(path) not in allowed:  # noqa: PTH100
+        allowed = {os.path.abspath(name) for name in named}  # noqa: PTH100  # as in options
+        if os.path.abspath(path) not in allowed:  # noqa: PTH100  # as in options
             raise Refused(
                 f"The server asked for the file {path}, which was not named on the command line: not permitted."
             )
@@ -171,7 +174,7 @@ class Obedience:
     def _load(self, path: str) -> None:
         self.permit(path)
         try:
-            with open(path, "rb") as file:  # noqa: PTH123
+            with open(path, "rb") as file:  # noqa: PTH123  # as in options
                 content = file.read()
         except OSError:
             self.connection.sendall(FAILED)
@@ -184,8 +187,17 @@ class Obedience:
         size = len(line).to_bytes(4, "little")
         self.connection.sendall(b"\x0c\0\0\0\x0b\0\0\0\x07\0\0\0" + size + line + _END)
 
-    def _handshake(self) -> None:
-        answer = self._read(len(MAGIC))
+    def greet(self, request: bytes) -> None:
+        """Send the command. The server says hello before it begins with it. Raises Unanswered, NotAServer, Gone."""
+        try:
+            self.connection.sendall(request)
+            answer = self._read(len(MAGIC))
+        except (Gone, ConnectionResetError, BrokenPipeError) as error:
+            if self._unread:
+                raise
+            raise Unanswered from error
+        if answer.startswith(b"HTTP/1.1 503"):
+            raise Unanswered
         if answer != MAGIC:
             raise NotAServer(
                 "Server internal error." if answer.startswith(b"HTTP") else "This is not a xapi server."
@@ -194,7 +206,10 @@ class Obedience:
         self.trace.note(f"Server has protocol version {major}. Client has 0.2")
         if major:
             raise NotAServer(f"Protocol version mismatch: the server has {major}, this client 0.")
-        self.connection.sendall(_HELLO)
+        try:
+            self.connection.sendall(_HELLO)
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise Gone from error
 
     def _message(self) -> bytes:
         length = _number(self._read(4), 0)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kronos.api import catalogue
+from harness.sysfs import NAMES, Sysfs
+from kronos.api import catalogue, devices
 from kronos.background.follow import Follow
 from kronos.background.inventory import storage as storage_inventory
 from kronos.datamodel.errors import Failure
@@ -23,11 +24,48 @@ from kronos.hypervisor.fake import Fake
 from kronos.network.fake import FakeNetwork
 from kronos.rules import operations
 from kronos.storage import registry
+from kronos.system import pci
 from kronos.system.intents import Intents
 
 catalogue.load()
 LOCAL = Origin(local=True)
 GIB = 1 << 30
+MEMORY = ("static_min", "static_max", "dynamic_min", "dynamic_max")
+HALTED = {
+    "name_label": "vm",
+    "name_description": "",
+    "user_version": 0,
+    "is_a_template": False,
+    "affinity": "OpaqueRef:NULL",
+    "VCPUs_params": {},
+    "VCPUs_max": 1,
+    "VCPUs_at_startup": 1,
+    "actions_after_shutdown": "destroy",
+    "actions_after_reboot": "restart",
+    "actions_after_crash": "destroy",
+    "PV_bootloader": "",
+    "PV_kernel": "",
+    "PV_ramdisk": "",
+    "PV_args": "",
+    "PV_bootloader_args": "",
+    "PV_legacy_args": "",
+    "HVM_boot_policy": "BIOS order",
+    "HVM_boot_params": {"order": "cd"},
+    "platform": {},
+    "PCI_bus": "",
+    "other_config": {},
+    "recommendations": "",
+}
+DISK = {
+    "userdevice": "autodetect",
+    "bootable": True,
+    "mode": "RW",
+    "type": "Disk",
+    "empty": False,
+    "other_config": {},
+    "qos_algorithm_type": "",
+    "qos_algorithm_params": {},
+}
 
 
 class Xapi:
@@ -58,9 +96,9 @@ class Xapi:
         storage_inventory.refresh(self.pipeline, self.types, None)
         self.session = self.raw("session.login_with_password", "root", "")
 
-    def raw(self, name: str, *args: object):
+    def raw(self, name: str, *args: object, origin: Origin = LOCAL):
         async def serve():
-            answer = self.pipeline.call(LOCAL, name, args)
+            answer = self.pipeline.call(origin, name, args)
             return answer if not hasattr(answer, "__await__") else await answer
 
         return asyncio.run_coroutine_threadsafe(serve(), self.loop).result(30).value
@@ -73,10 +111,10 @@ class Xapi:
             self(name, *args)
         return failure.value.description
 
-    def start_again(self, default: Path | None = None) -> None:
+    def start_again(self, default: Path | None = None, disks: tuple[str, ...] = ()) -> None:
         """What the next start of the daemon does after this one was killed."""
         self.machine.storage.clear()
-        storage_inventory.refresh(self.pipeline, self.types, default)
+        storage_inventory.refresh(self.pipeline, self.types, default, disks)
         storage_inventory.settle_disks(self.pipeline)
 
     # Things to work with.
@@ -109,6 +147,14 @@ class Xapi:
             self.db.create(VBD, VM=vm.ref, VDI=vdi.ref, userdevice=str(number), mode="RW", type="Disk")
         if running:
             self.run(vm)
+        return vm
+
+    def halted_vm(self, *vdis: VDI, **fields: object) -> VM:
+        """A VM of 64 MiB with these disks, made by a client."""
+        memory = {f"memory_{name}": 64 << 20 for name in MEMORY}
+        vm = self.db.get(VM, self("VM.create", HALTED | memory | fields))
+        for vdi in vdis:
+            self("VBD.create", DISK | {"VM": vm.ref, "VDI": vdi.ref})
         return vm
 
     def run(self, vm: VM) -> None:
@@ -152,3 +198,17 @@ def host(xapi):
     xapi.follow.start()
     yield xapi
     xapi.follow.close()
+
+
+@pytest.fixture
+def sysfs(tmp_path, monkeypatch):
+    names = tmp_path / "pci.ids"
+    names.write_text(NAMES)
+    monkeypatch.setattr(pci.Names.__init__, "__defaults__", ((names,),))
+    monkeypatch.setattr(pci, "USB_NAMES", ())
+    return Sysfs(tmp_path / "sys")
+
+
+@pytest.fixture
+def look(xapi, sysfs):
+    return lambda: devices.refresh(xapi.db, xapi.host, sysfs.root)

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from harness.fake_disks import FakeDisk, FakeDisks
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
 from kronos.db.records import PBD, SM, SR, VBD, VDI, Host
@@ -86,8 +87,33 @@ def test_a_daemon_killed_while_it_makes_an_sr_leaves_nothing(xapi):
     assert xapi.machine.intents.left() == {}
 
 
+def left_by_a_destruction(xapi, sr, **more):
+    facts = {
+        "kind": "sr-end",
+        "uuid": sr.uuid,
+        "type": "fake",
+        "device_config": json.dumps({"location": "going"}),
+        **more,
+    }
+    (xapi.directory / "intents" / f"sr-end.{sr.uuid}").write_text(json.dumps(facts))
+    xapi.start_again()
+
+
+def test_a_daemon_killed_while_it_destroys_an_sr_finishes_that(xapi):
+    left_by_a_destruction(xapi, xapi.sr(location="going"), began="yes")
+    assert xapi.db.all(SR) == [] and "going" not in FakeDriver.places
+    assert xapi.machine.intents.left() == {}
+
+
+def test_a_destruction_that_had_not_looked_for_disks_yet_is_forgotten(xapi):
+    sr = xapi.sr(location="going")
+    left_by_a_destruction(xapi, sr)
+    assert xapi.db.all(SR) == [sr] and "going" in FakeDriver.places
+    assert xapi.machine.intents.left() == {}
+
+
 def test_the_types_are_those_that_have_an_sm_record(xapi):
-    assert set(xapi("SR.get_supported_types")) == {"fake", "file", "iso"}
+    assert set(xapi("SR.get_supported_types")) == {"ext", "fake", "file", "iso"}
     row = next(row for row in xapi.db.all(SM) if row.type == "file")
     assert {"VDI_CREATE", "VDI_SNAPSHOT", "VDI_RESIZE_ONLINE", "SR_PROBE"} <= set(row.features)
     assert row.capabilities == tuple(sorted(row.features))
@@ -325,3 +351,57 @@ def test_a_place_that_cannot_be_used_leaves_a_host_without_local_sr(xapi, tmp_pa
     (tmp_path / "local" / "somebody's").write_text("file")
     xapi.start_again(default=tmp_path / "local")
     assert xapi.db.all(SR) == [] and (tmp_path / "local" / "somebody's").exists()
+
+
+DISKS = ("/dev/sdx", "/dev/sdy")
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """Two free disks, behind fakes of the programs that change them."""
+    return FakeDisks(tmp_path / "disks", monkeypatch, sdx=FakeDisk(), sdy=FakeDisk())
+
+
+def test_the_first_start_makes_the_local_sr_of_the_disks_that_the_settings_name(xapi, host, tmp_path):
+    xapi.start_again(default=tmp_path / "local", disks=DISKS)
+    (sr,) = xapi.db.all(SR)
+    assert (sr.name_label, sr.type, sr.shared) == ("Local storage", "ext", False)
+    assert xapi.pool.default_SR == xapi.host.suspend_image_sr == sr.ref
+    assert [xapi.db.get(PBD, ref).device_config for ref in sr.PBDs] == [{"device": "/dev/sdx,/dev/sdy"}]
+    assert not (tmp_path / "local").exists()
+
+
+def test_disks_with_data_are_left_alone_and_told_of_once(xapi, host, tmp_path):
+    host.disks["/dev/sdy"].signatures = ("gpt",)
+    for _ in range(2):
+        xapi.start_again(default=tmp_path / "local", disks=DISKS)
+    assert xapi.db.all(SR) == [] and host.said == [] and not (tmp_path / "local").exists()
+    (left,) = xapi("message.get_all_records").values()
+    assert (left["name"], left["obj_uuid"]) == ("LOCAL_SR_NOT_CREATED", xapi.host.uuid)
+    assert "/dev/sdy has data: gpt" in left["body"]
+
+
+def test_disks_that_have_been_freed_are_taken_by_the_next_start(xapi, host, tmp_path):
+    host.disks["/dev/sdy"].signatures = ("gpt",)
+    xapi.start_again(default=tmp_path / "local", disks=DISKS)
+    host.disks["/dev/sdy"].signatures = ()
+    xapi.start_again(default=tmp_path / "local", disks=DISKS)
+    assert [sr.type for sr in xapi.db.all(SR)] == ["ext"]
+
+
+def test_the_sr_of_an_earlier_installation_on_the_same_disks_is_taken_over(xapi, host, tmp_path):
+    xapi.start_again(default=tmp_path / "local", disks=DISKS)
+    (sr,) = xapi.db.all(SR)
+    uuid, disk = sr.uuid, xapi.vdi(sr).uuid
+    xapi("PBD.unplug", sr.PBDs[0])
+    xapi("SR.forget", sr.ref)
+    xapi.start_again(default=tmp_path / "local", disks=DISKS[::-1])
+    assert xapi.db.by_uuid(VDI, disk).SR == xapi.db.by_uuid(SR, uuid).ref == xapi.pool.default_SR
+
+
+def test_an_sr_on_one_of_the_disks_alone_is_somebodys(xapi, host, tmp_path):
+    sr = xapi.sr("ext", device="/dev/sdx")
+    xapi("PBD.unplug", sr.PBDs[0])
+    xapi("SR.forget", sr.ref)
+    xapi.start_again(default=tmp_path / "local", disks=DISKS)
+    assert xapi.db.all(SR) == [] and len(host.groups) == 1

@@ -108,3 +108,26 @@ def test_a_new_disk_never_belongs_to_a_vm_that_goes_at_that_moment(host, monkeyp
     host("VBD.create", record(vm, vdi))
     others[0].join()
     assert [made for made in host.db.all(VBD) if made.VM not in host.db.rows] == []
+
+
+def test_no_backend_can_be_paused_and_none_says_that_it_was(host):
+    disk = host.vdi(host.storage)
+    vm = host.vm(disk, running=True)
+    (plugged,) = vm.VBDs
+    assert {"pause", "unpause"} <= set(host("VBD.get_allowed_operations", plugged))
+    refusal = ["SR_OPERATION_NOT_SUPPORTED", host.storage.ref]
+    assert host.refused("VBD.pause", plugged) == refusal
+    assert host.refused("VBD.unpause", plugged, "token") == refusal
+    assert host("VBD.get_current_operations", plugged) == {}
+
+
+def test_a_disk_that_no_guest_uses_is_not_paused(host):
+    vm = host.vm(host.vdi(host.storage))
+    assert host.refused("VBD.pause", vm.VBDs[0])[0] == "VM_BAD_POWER_STATE"
+    assert host.refused("VBD.unpause", vm.VBDs[0])[0] == "VM_BAD_POWER_STATE"
+
+
+def test_an_empty_drive_has_no_sr_to_say_so(host):
+    _, drive = with_disc(host, host.vdi(host.storage))
+    host("VBD.eject", drive.ref)
+    assert host.refused("VBD.pause", drive.ref) == ["HANDLE_INVALID", "VDI", NULL]

@@ -114,6 +114,17 @@ def test_a_running_vm_sees_its_disk_grow(xapi, monkeypatch):
     xapi("VDI.resize_online", vdi.ref, 2 * GIB + 1)
     assert told == [(vm.uuid, 0, 2 * GIB + 512)]
     assert xapi.refused("VDI.resize_online", vdi.ref, 512)[0] == "SR_BACKEND_FAILURE_79"
+    assert xapi.refused("VDI.resize_online", vdi.ref, 1 << 60)[0] == "VDI_TOO_LARGE"
+
+
+def test_a_running_vms_disk_is_never_cut_off_whatever_its_record_says(xapi, monkeypatch):
+    vdi = xapi.vdi(xapi.sr())
+    xapi.vm(vdi, running=True)
+    told = []
+    monkeypatch.setattr(xapi.hypervisor, "resize_disk", lambda *given: told.append(given))
+    vdi.virtual_size = 0
+    assert xapi.refused("VDI.resize_online", vdi.ref, 512)[0] == "SR_BACKEND_FAILURE_79"
+    assert told == []
 
 
 # --- snapshots and clones --------------------------------------------------------------------------------------------
@@ -129,6 +140,47 @@ def test_a_snapshot_keeps_the_content_and_says_whose_it_is(xapi):
     assert (snapshot.is_a_snapshot, snapshot.snapshot_of, vdi.snapshots) == (True, vdi.ref, (snapshot.ref,))
     assert (snapshot.name_label, snapshot.other_config) == ("disk", {"a": "1"})
     assert snapshot.snapshot_time > "20200101T00:00:00Z"
+
+
+def test_a_disk_goes_back_to_its_snapshot_and_stays_the_same_vdi(xapi):
+    sr = xapi.sr()
+    vdi = xapi.vdi(sr)
+    xapi.driver(sr).write(vdi.uuid, 0, b"x" * 512)
+    snapshot = xapi.db.get(VDI, xapi("VDI.snapshot", vdi.ref))
+    xapi("VDI.resize", vdi.ref, 2 * GIB)
+    xapi.driver(sr).write(vdi.uuid, 0, b"y" * 512)
+    xapi("VDI.set_name_label", vdi.ref, "renamed")
+    uuid, allocated = vdi.uuid, sr.virtual_allocation
+    xapi("VDI.revert", snapshot.ref)
+    assert xapi.driver(sr).read(uuid, 0, 512) == b"x" * 512
+    assert (vdi.uuid, vdi.name_label, vdi.virtual_size) == (uuid, "renamed", GIB)
+    assert sr.virtual_allocation == allocated - GIB
+    assert (vdi.snapshots, vdi.is_a_snapshot, snapshot.is_a_snapshot) == ((snapshot.ref,), False, True)
+    assert vdi.current_operations == snapshot.current_operations == sr.current_operations == {}
+
+
+def test_only_a_disk_that_no_vm_uses_goes_back(xapi):
+    sr = xapi.sr()
+    vdi = xapi.vdi(sr)
+    snapshot = xapi.db.get(VDI, xapi("VDI.snapshot", vdi.ref))
+    vm = xapi.vm(vdi, running=True)
+    assert xapi.refused("VDI.revert", snapshot.ref) == ["VDI_IN_USE", vdi.ref, "revert_from"]
+    assert xapi.refused("VDI.revert", vdi.ref) == ["REVERT_ONLY_ALLOWED_ON_SNAPSHOT"]
+    xapi("VM.hard_shutdown", vm.ref)
+    xapi.vm(snapshot, running=True)
+    assert xapi.refused("VDI.revert", snapshot.ref) == ["VDI_IN_USE", snapshot.ref, "revert_to"]
+    assert snapshot.current_operations == vdi.current_operations == {}
+
+
+def test_a_snapshot_of_what_is_gone_or_elsewhere_reverts_nothing(xapi):
+    sr = xapi.sr()
+    vdi = xapi.vdi(sr)
+    snapshot = xapi.db.get(VDI, xapi("VDI.snapshot", vdi.ref))
+    xapi.db.write(snapshot, {"snapshot_of": xapi.vdi(xapi.sr()).ref})
+    assert xapi.refused("VDI.revert", snapshot.ref)[0] == "OPERATION_NOT_ALLOWED"
+    xapi.db.write(snapshot, {"snapshot_of": vdi.ref})
+    xapi("VDI.destroy", vdi.ref)
+    assert xapi.refused("VDI.revert", snapshot.ref)[0] == "HANDLE_INVALID"
 
 
 def test_a_clone_is_a_disk_in_its_own_right(xapi):

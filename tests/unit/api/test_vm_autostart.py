@@ -9,21 +9,6 @@ from kronos.background.autostart import start_after_boot
 from kronos.db.records import VM, Message, Pool
 from kronos.system import hardware
 
-MEMORY = ("static_min", "static_max", "dynamic_min", "dynamic_max")
-
-
-def halted_vm(host, **fields: object) -> VM:
-    memory = {f"memory_{name}": 64 << 20 for name in MEMORY}
-    return host.db.create(
-        VM,
-        name_label="vm",
-        HVM_boot_policy="BIOS order",
-        domain_type="hvm",
-        VCPUs_max=1,
-        VCPUs_at_startup=1,
-        **memory | fields,
-    )
-
 
 @pytest.fixture
 def boot(host, tmp_path, monkeypatch):
@@ -42,11 +27,11 @@ def boot(host, tmp_path, monkeypatch):
 
 
 def chosen(host, **fields: object) -> VM:
-    return halted_vm(host, other_config={"auto_poweron": "true"}, **fields)
+    return host.halted_vm(other_config={"auto_poweron": "true"}, **fields)
 
 
 def test_those_that_are_to_are_started_and_no_others(host, boot):
-    wanted, other = chosen(host), halted_vm(host)
+    wanted, other = chosen(host), host.halted_vm()
     boot()
     assert (wanted.power_state, other.power_state) == ("Running", "Halted")
 
@@ -82,7 +67,7 @@ def test_they_start_in_their_order_and_wait_for_each_other(host, boot, monkeypat
 
 def test_one_that_cannot_be_started_is_told_and_the_others_start(host, boot):
     broken, fine = chosen(host), chosen(host, order=1)
-    for name in MEMORY:
+    for name in ("static_min", "static_max", "dynamic_min", "dynamic_max"):
         setattr(broken, f"memory_{name}", 1 << 50)
     boot()
     assert (broken.power_state, fine.power_state) == ("Halted", "Running")

@@ -217,6 +217,17 @@ def test_a_guest_that_reboots_after_its_installation_boots_its_disk(host, loader
     assert until(lambda: host.machine.intents.left() == {})
 
 
+def test_a_guest_reboots_on_a_host_that_takes_no_vms_any_more(host, loaders):
+    vm = guest(host)
+    start(host, vm)
+    first = vm.domid
+    host("host.disable", host.host.ref)
+    reboot(host, vm)
+    assert until(lambda: vm.power_state == "Running" and vm.domid != first)
+    assert until(lambda: host.machine.intents.left() == {})
+    assert vm.scheduled_to_be_resident_on == "OpaqueRef:NULL"
+
+
 def test_a_guest_that_is_not_to_reboot_stays_down(host, loaders):
     vm = guest(host, actions_after_reboot="destroy")
     start(host, vm)

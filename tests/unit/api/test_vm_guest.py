@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 
-from kronos.api.vm import guest
+from kronos.api.vm import guest, state
 from kronos.datamodel.errors import Failure
 from kronos.db.records import VIF, VM, Network, VM_guest_metrics
 from kronos.hypervisor.base import Domain, Firmware, GuestInfo
@@ -100,6 +100,37 @@ def test_an_interface_that_comes_and_goes_is_asked_after(host, monkeypatch):
     assert eventually(lambda: networks_of(host, vm).get("0/ip") == "192.0.2.7")
     host("VIF.unplug", vif)
     assert eventually(lambda: networks_of(host, vm) == {})
+
+
+def resumed(host, *, paused: bool = False, **fields: object) -> VM:
+    """A VM that was suspended and runs again."""
+    vm = host.vm()
+    domid = host.hypervisor.start(Domain(vm.uuid, "vm", 1 << 30, 1 << 30, Firmware()))
+    host.db.write(vm, {"power_state": "Suspended", **fields})
+    state.started(host.db, host.machine, vm, domid, paused=paused)
+    return vm
+
+
+def test_the_agent_of_a_resumed_guest_is_asked_again(host, monkeypatch):
+    """The news that it is there comes before the records say that the VM runs."""
+    monkeypatch.setattr(host.hypervisor, "guest_info", lambda uuid: GuestInfo(os={"name": "tiny"}))
+    vm = resumed(host)
+    assert eventually(lambda: host.db.get(VM_guest_metrics, vm.guest_metrics).os_version == {"name": "tiny"})
+
+
+def test_the_agent_of_a_guest_that_was_resumed_paused_is_asked_as_it_goes_on(host, monkeypatch):
+    monkeypatch.setattr(guest, "LOOKS", (0.0,))
+    vm = resumed(host, paused=True)
+    host.hypervisor.pause(vm.uuid)
+    monkeypatch.setattr(host.hypervisor, "guest_info", lambda uuid: GuestInfo(os={"name": "tiny"}))
+    host("VM.unpause", vm.ref)
+    assert eventually(lambda: host.db.get(VM_guest_metrics, vm.guest_metrics).os_version == {"name": "tiny"})
+
+
+def test_what_a_guest_said_over_its_channel_is_known_after_its_resumption(host):
+    said = {"data/updated": "1", "data/os_name": "tiny", "attr/vif/0/ipv4/0": "192.0.2.7"}
+    vm = resumed(host, channel_data=said)
+    assert networks_of(host, vm) == {"0/ip": "192.0.2.7", "0/ipv4/0": "192.0.2.7"}
 
 
 def networks_of(host, vm):

@@ -9,7 +9,7 @@ import uuid as uuids
 
 import pytest
 
-from kronos.api.vm import lifecycle
+from kronos.api.vm import lifecycle, settings
 from kronos.background.follow import Follow
 from kronos.background.inventory import storage as storage_inventory
 from kronos.background.reconcile import reconcile
@@ -23,42 +23,6 @@ from kronos.network.names import port_name
 from kronos.system.commands import CommandFailed
 
 GIB = 1 << 30
-
-
-def halted_vm(host, *, disk: bool = True, **fields: object) -> VM:
-    memory = {
-        f"memory_{name}": 64 << 20 for name in ("static_min", "static_max", "dynamic_min", "dynamic_max")
-    }
-    record = {
-        "name_label": "vm",
-        "name_description": "",
-        "user_version": 0,
-        "is_a_template": False,
-        "affinity": "OpaqueRef:NULL",
-        "VCPUs_params": {},
-        "VCPUs_max": 1,
-        "VCPUs_at_startup": 1,
-        "actions_after_shutdown": "destroy",
-        "actions_after_reboot": "restart",
-        "actions_after_crash": "destroy",
-        "PV_bootloader": "",
-        "PV_kernel": "",
-        "PV_ramdisk": "",
-        "PV_args": "",
-        "PV_bootloader_args": "",
-        "PV_legacy_args": "",
-        "HVM_boot_policy": "BIOS order",
-        "HVM_boot_params": {"order": "cd"},
-        "platform": {},
-        "PCI_bus": "",
-        "other_config": {},
-        "recommendations": "",
-    }
-    vm = host.db.get(VM, host("VM.create", record | memory | fields))
-    if disk:
-        vdi = host.vdi(host.storage)
-        host("VBD.create", vbd_record(vm, vdi))
-    return vm
 
 
 def vbd_record(vm, vdi, **fields: object) -> dict[str, object]:
@@ -84,7 +48,7 @@ def until(condition, seconds: float = 5.0) -> bool:
 
 
 def test_a_started_vm_runs_here_with_its_devices_and_consoles(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     assert (vm.power_state, vm.resident_on, vm.domid) == ("Running", host.host.ref, 1)
     assert [host.db.get(VBD, ref).currently_attached for ref in vm.VBDs] == [True]
@@ -97,7 +61,7 @@ def test_a_started_vm_runs_here_with_its_devices_and_consoles(host):
 
 
 def test_a_start_that_the_hypervisor_refuses_lets_everything_go_again(host, monkeypatch):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
 
     def refuse(domain, *, paused=False):
         raise Failure("INTERNAL_ERROR", "no")
@@ -112,12 +76,12 @@ def test_a_start_that_the_hypervisor_refuses_lets_everything_go_again(host, monk
 
 
 def test_the_wrong_power_state_is_named_as_clients_read_it(host):
-    vm = halted_vm(host, disk=False)
+    vm = host.halted_vm()
     assert host.refused("VM.pause", vm.ref) == ["VM_BAD_POWER_STATE", vm.ref, "running", "halted"]
 
 
 def test_a_guest_that_ends_by_itself_is_halted_and_its_disk_is_free(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     host.hypervisor.power_off(vm.uuid)
     assert until(lambda: vm.power_state == "Halted")
@@ -126,7 +90,7 @@ def test_a_guest_that_ends_by_itself_is_halted_and_its_disk_is_free(host):
 
 
 def test_a_guest_that_ends_while_it_is_started_is_halted_in_the_end(host, monkeypatch):
-    vm = halted_vm(host, disk=False)
+    vm = host.halted_vm()
     start = host.hypervisor.start
 
     def brief(domain, *, paused=False):
@@ -141,7 +105,7 @@ def test_a_guest_that_ends_while_it_is_started_is_halted_in_the_end(host, monkey
 
 
 def test_pause_and_unpause(host):
-    vm = halted_vm(host, disk=False)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, True, False)
     assert vm.power_state == "Paused"
     host("VM.unpause", vm.ref)
@@ -149,7 +113,7 @@ def test_pause_and_unpause(host):
 
 
 def test_a_vm_that_never_ran_is_not_taken_for_domain_0(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     assert vm.domid == -1
     assert host.db.get(VM, host("VM.clone", vm.ref, "clone")).domid == -1
     host("VM.start", vm.ref, False, False)
@@ -157,13 +121,13 @@ def test_a_vm_that_never_ran_is_not_taken_for_domain_0(host):
 
 
 def test_the_disks_of_a_vm_that_was_started_tell_their_names(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     assert [host.db.get(VBD, ref).device for ref in vm.VBDs] == ["xvda"]
 
 
 def test_a_clean_shutdown_waits_for_the_guest(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     host("VM.clean_shutdown", vm.ref)
     assert vm.power_state == "Halted"
@@ -172,7 +136,7 @@ def test_a_clean_shutdown_waits_for_the_guest(host):
 @pytest.mark.parametrize("name", ["VM.clean_shutdown", "VM.clean_reboot"])
 def test_a_guest_that_still_booted_when_it_was_asked_is_asked_again(host, monkeypatch, name):
     monkeypatch.setattr(lifecycle, "ASK_AGAIN", 0.05)
-    vm = halted_vm(host, disk=False)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, False, False)
     metrics = host.db.get(VM_metrics, vm.metrics)
     metrics.start_time = "19700101T00:00:00Z"
@@ -187,7 +151,7 @@ def test_a_guest_that_still_booted_when_it_was_asked_is_asked_again(host, monkey
 
 def test_a_guest_that_has_rebooted_is_not_asked_again_before_its_record_says_so(host, monkeypatch):
     monkeypatch.setattr(lifecycle, "ASK_AGAIN", 0.02)
-    vm = halted_vm(host, disk=False)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, False, False)
     asked, looked, statuses = [], [], host.hypervisor.statuses
     monkeypatch.setattr(host.hypervisor, "reboot", asked.append)
@@ -203,7 +167,7 @@ def test_a_guest_that_has_rebooted_is_not_asked_again_before_its_record_says_so(
 
 
 def test_a_hard_shutdown_ends_a_clean_one_that_waits_for_a_deaf_guest(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     host.hypervisor.guests[vm.uuid].obeys = False
     task = host.db.get(Task, host("Async.VM.clean_shutdown", vm.ref))
@@ -216,7 +180,7 @@ def test_a_hard_shutdown_ends_a_clean_one_that_waits_for_a_deaf_guest(host):
 
 def test_deaf_guests_keep_nobody_from_forcing_them(host):
     host.pipeline.workers, host.pipeline.task_workers = Workers(2, "call"), Workers(2, "task")
-    vms = [halted_vm(host, disk=False) for _ in range(6)]
+    vms = [host.halted_vm() for _ in range(6)]
     for vm in vms:
         host("VM.start", vm.ref, False, False)
         host.hypervisor.guests[vm.uuid].obeys = False
@@ -231,7 +195,7 @@ def test_deaf_guests_keep_nobody_from_forcing_them(host):
 
 
 def test_who_waits_for_one_guest_sleeps_through_what_happens_to_others(host, monkeypatch):
-    vm, other = halted_vm(host, disk=False), halted_vm(host, disk=False)
+    vm, other = host.halted_vm(), host.halted_vm()
     host("VM.start", vm.ref, False, False)
     host.hypervisor.guests[vm.uuid].obeys = False
     looks = []
@@ -248,7 +212,7 @@ def test_who_waits_for_one_guest_sleeps_through_what_happens_to_others(host, mon
 
 
 def test_a_reboot_of_the_guest_keeps_the_vm_running(host):
-    vm = halted_vm(host, disk=False)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, False, False)
     metrics = host.db.get(VM_metrics, vm.metrics)
     metrics.start_time = "19700101T00:00:00Z"
@@ -258,7 +222,7 @@ def test_a_reboot_of_the_guest_keeps_the_vm_running(host):
 
 
 def test_a_suspended_vm_comes_back_and_its_image_goes(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     host("VM.suspend", vm.ref)
     assert (vm.power_state, vm.domid) == ("Suspended", -1)
@@ -270,7 +234,7 @@ def test_a_suspended_vm_comes_back_and_its_image_goes(host):
 
 
 def test_a_migration_that_is_not_live_suspends_and_resumes(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     before = vm.domid
     host("VM.pool_migrate", vm.ref, vm.resident_on, {"live": "false"})
@@ -280,7 +244,7 @@ def test_a_migration_that_is_not_live_suspends_and_resumes(host):
 
 
 def test_a_vm_moves_within_its_host_though_that_takes_no_new_ones(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     before = vm.domid
     host.db.get(Host, vm.resident_on).enabled = False
@@ -290,7 +254,7 @@ def test_a_vm_moves_within_its_host_though_that_takes_no_new_ones(host):
 
 
 def test_a_vm_that_could_not_be_resumed_is_not_suspended_for_a_migration(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     before = vm.domid
     host.db.get(Host_metrics, host.db.get(Host, vm.resident_on).metrics).live = False
@@ -300,7 +264,7 @@ def test_a_vm_that_could_not_be_resumed_is_not_suspended_for_a_migration(host):
 
 
 def test_a_guest_that_cannot_move_while_it_runs_is_left_alone_and_the_way_out_is_told(host, monkeypatch):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     before = vm.domid
     monkeypatch.setattr(host.hypervisor, "live_migration_obstacle", lambda uuid: "It cannot be.")
@@ -313,7 +277,7 @@ def test_a_guest_that_cannot_move_while_it_runs_is_left_alone_and_the_way_out_is
 
 
 def test_a_hard_shutdown_of_a_suspended_vm_drops_its_image(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     host("VM.suspend", vm.ref)
     image = vm.suspend_VDI
@@ -322,7 +286,7 @@ def test_a_hard_shutdown_of_a_suspended_vm_drops_its_image(host):
 
 
 def test_a_clone_has_disks_addresses_and_records_of_its_own(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     network = host.net()
     host(
         "VIF.create",
@@ -346,7 +310,7 @@ def test_a_clone_has_disks_addresses_and_records_of_its_own(host):
 
 
 def test_a_clone_whose_second_disk_fails_leaves_nothing(host, monkeypatch):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VBD.create", vbd_record(vm, host.vdi(host.storage)))
     before = (len(host.db.all(VDI)), len(host.db.all(VM)), len(host.driver(host.storage).scan()))
     driver = host.driver(host.storage)
@@ -367,7 +331,7 @@ def test_a_clone_whose_second_disk_fails_leaves_nothing(host, monkeypatch):
 
 def test_a_template_is_provisioned_into_a_vm_with_the_disks_that_it_asks_for(host):
     disks = f'<provision><disk device="0" size="{GIB}" sr="{host.storage.uuid}" bootable="true"/></provision>'
-    template = halted_vm(host, disk=False, is_a_template=True, other_config={"disks": disks})
+    template = host.halted_vm(is_a_template=True, other_config={"disks": disks})
     vm = host.db.get(VM, host("VM.clone", template.ref, "new"))
     assert vm.is_a_template
     host("VM.provision", vm.ref)
@@ -378,7 +342,7 @@ def test_a_template_is_provisioned_into_a_vm_with_the_disks_that_it_asks_for(hos
 
 
 def test_a_snapshot_can_be_reverted_to(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     snapshot = host.db.get(VM, host("VM.snapshot", vm.ref, "before", []))
     assert (snapshot.is_a_snapshot, snapshot.snapshot_of, vm.snapshots) == (True, vm.ref, (snapshot.ref,))
     vm.name_description = "changed"
@@ -389,8 +353,18 @@ def test_a_snapshot_can_be_reverted_to(host):
     assert host.db.get(VBD, vm.VBDs[0]).VDI != "OpaqueRef:NULL"
 
 
+def test_a_snapshot_that_is_said_to_be_of_itself_is_not_reverted_to(host):
+    vm = host.halted_vm(host.vdi(host.storage))
+    snapshot = host("VM.snapshot", vm.ref, "before", [])
+    host("VM.update_snapshot_metadata", snapshot, snapshot, "20261122T10:00:00Z", "")
+    with pytest.raises(Failure) as raised:
+        host("VM.revert", snapshot)
+    assert raised.value.description == ["VM_REVERT_FAILED", snapshot, snapshot]
+    assert host("VM.get_current_operations", snapshot) == {}
+
+
 def test_destroying_a_vm_keeps_its_disks_and_takes_all_else(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     vdi = host.db.get(VBD, vm.VBDs[0]).VDI
     vbd, metrics = vm.VBDs[0], vm.metrics
     host("VM.destroy", vm.ref)
@@ -399,7 +373,7 @@ def test_destroying_a_vm_keeps_its_disks_and_takes_all_else(host):
 
 
 def test_a_restarted_daemon_finds_running_guests_and_those_that_ended(host):
-    stays, ended = halted_vm(host), halted_vm(host)
+    stays, ended = host.halted_vm(host.vdi(host.storage)), host.halted_vm(host.vdi(host.storage))
     for vm in (stays, ended):
         host("VM.start", vm.ref, False, False)
     host.follow.close()
@@ -411,7 +385,7 @@ def test_a_restarted_daemon_finds_running_guests_and_those_that_ended(host):
 
 
 def test_a_vm_whose_end_is_about_to_be_told_is_left_to_who_knows_the_reason(host, monkeypatch):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     host.follow.close()
     host.hypervisor.power_off(vm.uuid)
@@ -421,7 +395,7 @@ def test_a_vm_whose_end_is_about_to_be_told_is_left_to_who_knows_the_reason(host
 
 
 def test_a_guest_whose_start_was_cut_short_is_taken_in(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host.run(vm)
     host.db.write(vm, {"power_state": "Halted", "resident_on": "OpaqueRef:NULL"})
     reconcile(host.db, host.machine)
@@ -430,7 +404,7 @@ def test_a_guest_whose_start_was_cut_short_is_taken_in(host):
 
 
 def test_devices_that_came_or_went_while_the_daemon_was_away_are_written_down(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     (vbd,) = (host.db.get(VBD, ref) for ref in vm.VBDs)
     disk = host.hypervisor.guests[vm.uuid].disks.pop(int(vbd.userdevice))
@@ -442,7 +416,7 @@ def test_devices_that_came_or_went_while_the_daemon_was_away_are_written_down(ho
 
 
 def test_memory_and_port_rules_of_a_start_that_was_cut_short_are_free_again(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     vm.scheduled_to_be_resident_on = host.host.ref
     stray, others = port_name(vm.uuid, 0), port_name(str(uuids.uuid4()), 0)
     for device in (stray, others):
@@ -456,7 +430,7 @@ def test_a_daemon_that_may_not_look_at_port_rules_still_finds_its_vms(host, monk
     def refuse():
         raise CommandFailed(["nft"], 1, "Operation not permitted (you must be root)")
 
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host.run(vm)
     monkeypatch.setattr(host.network, "secured", refuse)
     reconcile(host.db, host.machine)
@@ -465,7 +439,7 @@ def test_a_daemon_that_may_not_look_at_port_rules_still_finds_its_vms(host, monk
 
 @pytest.mark.parametrize("written", [True, False])
 def test_a_suspend_that_was_cut_short_counts_if_all_memory_was_written(host, written):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     host.follow.close()
     image = host.vdi(host.storage, type="suspend", sm_config={"type": "raw"})
@@ -485,7 +459,7 @@ def test_a_suspend_that_was_cut_short_counts_if_all_memory_was_written(host, wri
 
 
 def test_memory_of_a_vm_that_has_come_back_goes_at_the_next_start_if_a_crash_kept_it(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     image = host.vdi(host.storage, type="suspend", sm_config={"type": "raw"})
     vm.suspend_VDI = image.ref
@@ -498,7 +472,7 @@ def test_memory_of_a_vm_that_has_come_back_goes_at_the_next_start_if_a_crash_kep
 
 
 def test_two_starts_of_one_vm_do_not_both_run(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     outcomes: list[object] = []
 
     def start():
@@ -516,7 +490,7 @@ def test_two_starts_of_one_vm_do_not_both_run(host):
 
 
 def test_a_disk_can_be_plugged_into_a_running_vm_and_taken_out(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     ref = host("VBD.create", vbd_record(vm, host.vdi(host.storage)))
     vbd = host.db.get(VBD, ref)
@@ -530,7 +504,7 @@ def test_a_disk_can_be_plugged_into_a_running_vm_and_taken_out(host):
 
 def test_a_bridge_is_there_for_as_long_as_a_vm_needs_it(host):
     network = host.net()
-    one, other = halted_vm(host, disk=False), halted_vm(host, disk=False)
+    one, other = host.halted_vm(), host.halted_vm()
     for vm in (one, other):
         host(
             "VIF.create",
@@ -554,3 +528,24 @@ def test_a_bridge_is_there_for_as_long_as_a_vm_needs_it(host):
     assert network.bridge in bridges()
     host("VM.hard_shutdown", other.ref)
     assert network.bridge not in bridges()
+
+
+def test_a_vm_with_a_local_disk_is_not_agile(host):
+    vm = host.halted_vm(host.vdi(host.storage))
+    sr = host.db.get(VDI, host.db.get(VBD, vm.VBDs[0]).VDI).SR
+    assert host.refused("VM.assert_agile", vm.ref) == ["HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED", sr]
+
+
+def test_who_waits_for_memory_goes_on_when_the_guest_has_given_it(host, monkeypatch):
+    vm = host.halted_vm()
+    host("VM.start", vm.ref, False, False)
+    host("VM.wait_memory_target_live", vm.ref)
+    metrics = host.db.get(VM_metrics, vm.metrics)
+    metrics.memory_actual = vm.memory_target + (8 << 20)
+    monkeypatch.setattr(settings, "MEMORY_PATIENCE", 0.0)
+    assert host.refused("VM.wait_memory_target_live", vm.ref)[0] == "VM_MEMORY_TARGET_WAIT_TIMEOUT"
+    monkeypatch.setattr(settings, "MEMORY_PATIENCE", 60.0)
+    given = threading.Timer(0.1, lambda: host.db.write(metrics, {"memory_actual": vm.memory_target}))
+    given.start()
+    host("VM.wait_memory_target_live", vm.ref)
+    given.join()

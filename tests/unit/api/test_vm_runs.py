@@ -19,24 +19,6 @@ from kronos.rules import placement
 MIB = 1 << 20
 
 
-def halted_vm(host, *disks: VDI, **fields: object) -> VM:
-    memory = {
-        f"memory_{name}": 64 * MIB for name in ("static_min", "static_max", "dynamic_min", "dynamic_max")
-    }
-    vm = host.db.create(
-        VM,
-        name_label="vm",
-        HVM_boot_policy="BIOS order",
-        domain_type="hvm",
-        VCPUs_max=1,
-        VCPUs_at_startup=1,
-        **memory | fields,
-    )
-    for number, vdi in enumerate(disks):
-        host.db.create(VBD, VM=vm.ref, VDI=vdi.ref, userdevice=str(number), mode="RW", type="Disk")
-    return vm
-
-
 def until(condition, seconds: float = 5.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
@@ -59,14 +41,44 @@ def slow_start(host, monkeypatch) -> tuple[threading.Event, threading.Event]:
 
 
 def test_late_news_of_an_earlier_run_do_not_end_the_present_one(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, False, False)
     host.hypervisor._announce(vm.uuid, EventKind.HALTED, reason=Reason.DESTROYED)
     assert not until(lambda: vm.power_state != "Running", 0.2)
 
 
+@pytest.mark.parametrize(("news", "now"), [(EventKind.PAUSED, "Running"), (EventKind.RESUMED, "Paused")])
+def test_late_news_of_a_pause_do_not_count_against_what_the_vm_does_now(host, news, now):
+    vm = host.halted_vm()
+    host("VM.start", vm.ref, now == "Paused", False)
+    host.hypervisor._announce(vm.uuid, news)
+    assert not until(lambda: vm.power_state != now, 0.2)
+
+
+def test_a_pause_behind_our_back_is_seen(host):
+    vm = host.halted_vm()
+    host("VM.start", vm.ref, False, False)
+    host.hypervisor.pause(vm.uuid)
+    assert until(lambda: vm.power_state == "Paused")
+    host.hypervisor.unpause(vm.uuid)
+    assert until(lambda: vm.power_state == "Running")
+
+
+def test_news_that_waited_for_a_start_do_not_end_what_has_started(host):
+    vm = host.halted_vm()
+    host("VM.start", vm.ref, False, False)
+    guest = host.hypervisor.guests.pop(vm.uuid)
+    with state._turns.of(vm.uuid):
+        news = threading.Thread(target=state.heard_halted, args=(host.db, host.machine, vm))
+        news.start()
+        assert until(lambda: state._turns._locks[vm.uuid][1] == 2)
+        host.hypervisor.guests[vm.uuid] = guest  # it runs again
+    news.join(5)
+    assert vm.power_state == "Running"
+
+
 def test_a_reboot_by_force_is_not_undone_by_the_news_of_the_power_cut(host, monkeypatch):
-    vm = halted_vm(host)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, False, False)
     arrived, go_on = slow_start(host, monkeypatch)
     task = host.db.get(Task, host("Async.VM.hard_reboot", vm.ref))
@@ -79,7 +91,7 @@ def test_a_reboot_by_force_is_not_undone_by_the_news_of_the_power_cut(host, monk
 
 
 def test_a_guest_that_ends_before_its_start_call_does_is_halted(host):
-    vm = halted_vm(host, start_delay=30)
+    vm = host.halted_vm(start_delay=30)
     task = host("Async.VM.start", vm.ref, False, False)
     assert until(lambda: vm.power_state == "Running")
     host.hypervisor.power_off(vm.uuid)
@@ -88,7 +100,7 @@ def test_a_guest_that_ends_before_its_start_call_does_is_halted(host):
 
 
 def test_a_wait_after_the_start_has_any_length_and_ends_when_it_is_cancelled(host):
-    vm = halted_vm(host, start_delay=2**62)
+    vm = host.halted_vm(start_delay=2**62)
     task = host.db.get(Task, host("Async.VM.start", vm.ref, False, False))
     assert until(lambda: vm.power_state == "Running")
     assert not until(lambda: task.status != "pending", 0.1)
@@ -98,14 +110,14 @@ def test_a_wait_after_the_start_has_any_length_and_ends_when_it_is_cancelled(hos
 
 
 def test_a_crash_that_the_guest_restarts_from_does_not_halt_the_vm(host):
-    vm = halted_vm(host, actions_after_crash="restart")
+    vm = host.halted_vm(actions_after_crash="restart")
     host("VM.start", vm.ref, False, False)
     host.hypervisor.crash(vm.uuid)
     assert not until(lambda: vm.power_state != "Running", 0.2)
 
 
 def test_what_a_guest_used_is_free_before_its_vm_is_halted(host, monkeypatch):
-    vm = halted_vm(host, host.vdi(host.storage))
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     seen = []
     monkeypatch.setattr(host.driver(host.storage), "volume_detach", lambda uuid: seen.append(vm.power_state))
@@ -116,7 +128,7 @@ def test_what_a_guest_used_is_free_before_its_vm_is_halted(host, monkeypatch):
 
 
 def test_a_resume_that_failed_leaves_the_saved_memory(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, False, False)
     host("VM.suspend", vm.ref)
     # libvirt makes the domain, fails to fill it, and says that it is gone
@@ -126,7 +138,7 @@ def test_a_resume_that_failed_leaves_the_saved_memory(host):
 
 def test_a_disk_that_a_running_vm_writes_is_not_given_to_another(host):
     vdi = host.vdi(host.storage)
-    one, other = halted_vm(host, vdi), halted_vm(host, vdi)
+    one, other = host.halted_vm(vdi), host.halted_vm(vdi)
     host("VM.start", one.ref, False, False)
     assert host.refused("VM.start", other.ref, False, False) == ["VDI_IN_USE", vdi.ref]
     assert (other.power_state, other.current_operations) == ("Halted", {})
@@ -134,7 +146,7 @@ def test_a_disk_that_a_running_vm_writes_is_not_given_to_another(host):
 
 def test_a_disk_whose_vm_is_being_started_is_in_use(host, monkeypatch):
     vdi = host.vdi(host.storage)
-    one, other = halted_vm(host, vdi), halted_vm(host, vdi)
+    one, other = host.halted_vm(vdi), host.halted_vm(vdi)
     arrived, go_on = slow_start(host, monkeypatch)
     task = host.db.get(Task, host("Async.VM.start", one.ref, False, False))
     assert arrived.wait(5)
@@ -154,7 +166,7 @@ def test_a_disk_whose_vm_is_being_started_is_in_use(host, monkeypatch):
 
 def test_a_disk_that_was_taken_while_its_vm_slept_is_not_shared_when_it_wakes(host):
     vdi = host.vdi(host.storage)
-    one, other = halted_vm(host, vdi), halted_vm(host, vdi)
+    one, other = host.halted_vm(vdi), host.halted_vm(vdi)
     host("VM.start", one.ref, False, False)
     host("VM.suspend", one.ref)
     host("VM.start", other.ref, False, False)
@@ -163,7 +175,7 @@ def test_a_disk_that_was_taken_while_its_vm_slept_is_not_shared_when_it_wakes(ho
 
 
 def test_a_disk_that_came_while_its_vm_was_started_is_not_called_attached(host, monkeypatch):
-    vm = halted_vm(host, host.vdi(host.storage))
+    vm = host.halted_vm(host.vdi(host.storage))
     arrived, go_on = slow_start(host, monkeypatch)
     task = host.db.get(Task, host("Async.VM.start", vm.ref, False, False))
     assert arrived.wait(5)
@@ -177,7 +189,7 @@ def test_a_disk_that_came_while_its_vm_was_started_is_not_called_attached(host, 
 
 
 def test_two_starts_are_not_promised_the_same_memory(host, monkeypatch):
-    one, other = halted_vm(host), halted_vm(host)
+    one, other = host.halted_vm(), host.halted_vm()
     needed = 64 * MIB + int(host("VM.compute_memory_overhead", one.ref))
     host.db.write(host.db.get(Host_metrics, host.host.metrics), {"memory_total": needed + MIB})
     monkeypatch.setattr(state, "refresh_memory", lambda db, machine: None)  # this machine has more
@@ -196,7 +208,7 @@ def test_two_starts_are_not_promised_the_same_memory(host, monkeypatch):
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_disk_that_the_guest_let_go_late_is_free(host, monkeypatch, busy):
-    vm = halted_vm(host, host.vdi(host.storage))
+    vm = host.halted_vm(host.vdi(host.storage))
     host("VM.start", vm.ref, False, False)
     (vbd,) = (host.db.get(VBD, ref) for ref in vm.VBDs)
     if busy:
@@ -209,7 +221,7 @@ def test_a_disk_that_the_guest_let_go_late_is_free(host, monkeypatch, busy):
 
 
 def test_whoever_may_suspend_a_vm_needs_no_right_to_make_disks(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, False, False)
     operator = host.pipeline.sessions.begin(
         user="someone",
@@ -239,15 +251,16 @@ def room_for_one(host, monkeypatch, vm: VM) -> None:
 
 @pytest.mark.parametrize(("name", "afterwards"), [("hard_reboot", "restart"), ("clean_reboot", "destroy")])
 def test_the_memory_of_a_vm_that_reboots_is_not_given_to_another(host, monkeypatch, name, afterwards):
-    vm, other = halted_vm(host, actions_after_reboot=afterwards), halted_vm(host)
+    vm, other = host.halted_vm(actions_after_reboot=afterwards), host.halted_vm()
     room_for_one(host, monkeypatch, vm)
     host("VM.start", vm.ref, False, False)
     halted, refusals = state.halted, []
 
-    def then_another_starts(db, machine, row):
-        halted(db, machine, row)
+    def then_another_starts(db, machine, row, *states, **how):
+        was_live = halted(db, machine, row, *states, **how)
         if row is vm:
             refusals.append(host.refused("VM.start", other.ref, False, False)[0])
+        return was_live
 
     monkeypatch.setattr(state, "halted", then_another_starts)
     host(f"VM.{name}", vm.ref)
@@ -257,7 +270,7 @@ def test_the_memory_of_a_vm_that_reboots_is_not_given_to_another(host, monkeypat
 
 
 def test_a_vm_that_could_not_boot_again_is_not_cut_off(host):
-    vm = halted_vm(host)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, False, False)
     host.host.capabilities = ()
     assert host.refused("VM.hard_reboot", vm.ref) == ["VM_HVM_REQUIRED", vm.ref]
@@ -266,7 +279,7 @@ def test_a_vm_that_could_not_boot_again_is_not_cut_off(host):
 
 
 def test_a_reboot_whose_boot_fails_keeps_no_memory(host, monkeypatch):
-    vm = halted_vm(host)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, False, False)
 
     def refuses(domain, *, paused=False):
@@ -279,7 +292,7 @@ def test_a_reboot_whose_boot_fails_keeps_no_memory(host, monkeypatch):
 
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_reset_of_a_suspended_vm_leaves_no_memory_behind(host, monkeypatch, answers):
-    vm = halted_vm(host)
+    vm = host.halted_vm()
     host("VM.start", vm.ref, False, False)
     host("VM.suspend", vm.ref)
     image = host.db.get(VDI, vm.suspend_VDI)

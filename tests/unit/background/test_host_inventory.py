@@ -178,3 +178,25 @@ def test_elsewhere_the_kernel_knows_the_machine(control_domain: None) -> None:
     assert db.get(VM, host.control_domain).memory_target == 1900 * MIB
     assert (host.cpu_info["cpu_count"], host.memory_overhead, host.sched_policy) == ("2", 0, "cfs")
     assert host.software_version["xen"] == "none"
+
+
+def test_the_product_is_what_the_settings_say_and_the_true_name_stays(tmp_path):
+    from kronos import __version__
+    from kronos.db.database import Database
+    from kronos.hypervisor.fake import Fake
+    from kronos.system.settings import read
+
+    asked = {"product_brand": "XenServer", "product_version": "8.2.50", "platform_version": "3.2.50"}
+    shown = inventory.product(read(None, asked))
+    db = Database()
+    before = inventory.refresh(db, inventory.Identity(Fake(tmp_path / "run"), ON_XEN, "192.0.2.1"))
+    assert before.software_version["product_brand"] == "XCP-ng"
+
+    host = inventory.refresh(db, inventory.Identity(Fake(tmp_path / "run"), ON_XEN, "192.0.2.1", True, shown))
+
+    versions = host.software_version
+    assert (versions["product_brand"], versions["product_version"]) == ("XenServer", "8.2.50")
+    assert versions["product_version_text_short"] == "8.2"
+    assert (versions["platform_name"], versions["platform_version"]) == ("XCP", "3.2.50")
+    assert host.license_params["version"] == "8.2.50"
+    assert versions["kronos"] == __version__ and versions["build_number"] == f"kronos-{__version__}"

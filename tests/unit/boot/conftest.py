@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,13 @@ def bz_image(payload: bytes, version: int = 0x20F) -> bytes:
 @pytest.fixture(scope="session")
 def small_kernel() -> bytes:
     return bz_image(lzma.compress(elf_kernel(b"\xeb\xfe" * 500, b"data" * 300, 5000)))
+
+
+@pytest.fixture(scope="session")
+def large_kernel() -> bytes:
+    """One that cannot be packed any smaller than 16 MiB."""
+    data = random.Random(1).randbytes(16 << 20)
+    return bz_image(lzma.compress(elf_kernel(b"\xeb\xfe" * 500, data, 0), preset=0))
 
 
 @pytest.fixture

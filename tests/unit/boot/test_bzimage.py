@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kronos.boot import bzimage, unpacker
-from kronos.boot.bzimage import UnusableKernel, kernel_elf, repack
+from kronos.boot.bzimage import TooLarge, UnusableKernel, kernel_elf, repack
 
 KERNEL_AT = 0x1000000
 
@@ -52,6 +52,11 @@ def test_a_repacked_kernel_offers_neither_relocation_nor_an_efi_stub(small_kerne
     assert image[:2] == b"\0\0"
     assert struct.unpack_from("<BxH", image, 0x234) == (0, 0)
     assert struct.unpack_from("<I", image, 0x264) == (0,)
+
+
+def test_a_kernel_that_would_reach_into_its_own_place_is_not_repacked(large_kernel: bytes) -> None:
+    with pytest.raises(TooLarge, match="do not fit below 0xfff000"):
+        repack(large_kernel)
 
 
 def test_a_repacked_kernel_can_be_repacked(small_kernel: bytes) -> None:

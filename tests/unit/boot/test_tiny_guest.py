@@ -11,6 +11,7 @@ import pytest
 
 from kronos.boot import kernel_source
 from kronos.boot import tiny_guest as module
+from kronos.boot.bzimage import TooLarge
 from kronos.boot.kernel_source import Kernel
 from kronos.boot.tiny_guest import tiny_guest
 from kronos.datamodel.errors import Failure
@@ -106,6 +107,19 @@ def test_a_damaged_kernel_is_said(kernel: Kernel, tmp_path: Path) -> None:
     kernel.image.write_bytes(b"not a kernel")
     with pytest.raises(Failure, match="no Linux bzImage"):
         tiny_guest(tmp_path / "tiny")
+
+
+def test_a_kernel_that_is_too_large_to_be_repacked_stays_as_it_is(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(image: bytes) -> bytes:
+        raise TooLarge("it does not fit")
+
+    monkeypatch.setattr(module, "repack", too_large)
+    lines: list[str] = []
+    guest = tiny_guest(tmp_path / "tiny", progress=lines.append)
+    assert guest.kernel.read_bytes() == kernel.image.read_bytes()
+    assert "it stays as it is: it does not fit" in lines
 
 
 def test_the_ram_disk_is_a_root_that_can_start(kernel: Kernel, tmp_path: Path) -> None:

@@ -133,6 +133,13 @@ def test_every_message_named_in_the_code_is_one_of_xenapi(path):
     assert sorted(named - set(model().messages)) == []
 
 
+def test_every_error_that_the_code_names_has_a_sentence_for_whoever_types():
+    sources = Path(commands.__file__).parents[1].rglob("*.py")
+    named = set().union(*map(_literals, sources)) & set(facts.error_parameters())
+    assert len(named) > 200
+    assert sorted(named - set(facts.sentences())) == []
+
+
 def test_every_error_with_a_sentence_is_spelt_like_one():
     assert all(re.fullmatch(r"[A-Z0-9_]+", code) for code in facts.sentences())
     assert all(text.endswith((".", ":")) or "." in text for text in facts.sentences().values())

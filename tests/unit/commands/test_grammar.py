@@ -10,6 +10,13 @@ from kronos.commands import grammar
 from kronos.commands.errors import UsageError, ValueRefused
 
 
+@pytest.mark.parametrize("text", ["8\x1c", "9" * 5000, "\u0663", "1_0", "", "-", "0x1"])
+def test_what_only_python_takes_for_a_number_is_refused(text: str) -> None:
+    for read in (grammar.to_int, grammar.to_bytes):
+        with pytest.raises(ValueRefused):
+            read("x", text)
+
+
 def test_the_first_equals_sign_splits_a_word():
     assert grammar.parse(["vm-list", "a=b=c"])[1].pairs == (("a", "b=c"),)
 

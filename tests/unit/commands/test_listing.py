@@ -227,9 +227,24 @@ def test_param_clear_empties_maps_and_sets_and_values(xe, api, vm):
     assert (record["tags"], record["other_config"], record["name_label"]) == ((), {}, "")
 
 
+@pytest.mark.parametrize("name", ["VCPUs-max", "is-a-template", "actions-after-crash"])
+def test_param_clear_says_so_where_a_value_cannot_be_unset(xe, vm, name):
+    xe("vm-param-clear", "uuid=VM-1", f"param-name={name}")
+    assert xe.err == "Error: Cannot clear this parameter\n"
+    assert xe.status == 1
+
+
 def test_a_missing_required_parameter_is_a_usage_error(xe):
     xe("vm-param-list")
     assert xe.err == "Required parameter not found: uuid\nFor usage run: 'xe help'\n"
+    assert xe.status == 1
+
+
+@pytest.mark.parametrize("words", [("vm-param-list",), ("vm-list", "none=1"), ("vm-list", "minimal=?")])
+def test_trace_shows_where_a_command_failed(xe, vm, words):
+    xe(*words, "--trace")
+    assert "Traceback" in xe.err
+    assert "NoneType" not in xe.err
     assert xe.status == 1
 
 
@@ -248,6 +263,13 @@ def test_every_class_lists_and_shows_all_fields_by_calls_that_xenapi_has(xe, api
     assert xe.status == 0, xe.err
     xe(f"{name}-param-list", f"uuid={uuid}")
     assert xe.status == 0, xe.err
+    for field in cls.fields:
+        xe(f"{name}-param-get", f"uuid={uuid}", f"param-name={field}")
+        assert xe.status == 0, xe.err
+    if "name-label" in cls.fields:
+        api.objects[cls.api_class][ref]["name_label"] = "web"
+        assert uuid in xe(f"{name}-list", "name-label=web", "params=uuid")
+        assert xe(f"{name}-list", "name-label=other", "--minimal") == "\n"
 
 
 @pytest.mark.parametrize("record", sorted({cls.record for cls in facts.classes().values()}))

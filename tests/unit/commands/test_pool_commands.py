@@ -133,6 +133,13 @@ def task(api):
     return ref
 
 
+@pytest.mark.parametrize(("said", "shown"), [("progress=true", "\n"), ("progress=false", "")])
+def test_a_transfer_shows_its_progress_where_that_was_asked_for(xe, vm, task, said, shown):
+    xe("vm-export", "vm=web", "filename=/tmp/web.xva", said)
+    assert xe.err == shown
+    assert xe.status == 0
+
+
 def test_an_export_is_fetched_by_the_client(xe, api, vm, task):
     shown = xe("vm-export", "vm=web", "filename=/tmp/web.xva", "compress=zstd")
     assert shown == "Export succeeded\n"

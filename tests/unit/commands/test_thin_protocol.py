@@ -155,7 +155,16 @@ def test_a_client_that_leaves_ends_the_command(api):
 
 def test_a_command_line_that_is_too_long_is_not_read(api):
     peer = Peer(api, b"x" * (cli.MAX_BODY + 1)).hello()
+    assert peer.message() == (16, _string(b"Error: the command line is too long\n"))
+    assert peer.message() == (4, struct.pack("<i", 1))
     assert peer.ended()
+
+
+def test_a_command_line_in_another_encoding_is_refused_with_the_reason(run, api):
+    done = run("vm-list", os.fsdecode(b"name-label=caf\xe9"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: the command line is not UTF-8\n"
+    assert not api.logins
 
 
 def test_secrets_stay_out_of_the_log(api, vm, caplog):
@@ -171,6 +180,15 @@ def test_names_that_only_look_like_secrets_are_logged():
     words = ["vm-clone", "new-name-label=a", "new=b", "config:pass=c", "args:x=d", "--force"]
     hidden = ["new=(omitted)", "config:pass=(omitted)", "args:x=(omitted)"]
     assert cli.censored(words) == ["vm-clone", "new-name-label=a", *hidden, "--force"]
+
+
+def test_nor_are_the_passwords_of_mail_servers_and_proxies_logged():
+    words = ["pool-param-set", "other-config:ssmtp-authpass=hush", "http_proxy=http://me:hush@there:3128"]
+    assert cli.censored(words) == [
+        "pool-param-set",
+        "other-config:ssmtp-authpass=(omitted)",
+        "http_proxy=http://me:REMOVED@there:3128",
+    ]
 
 
 def test_a_fault_in_a_command_is_told_and_logged(api, caplog):
@@ -311,6 +329,24 @@ def test_the_console_leaves_a_terminal_as_it_found_it(environment, api, vm):
     assert termios.tcgetattr(terminal) == before
     os.close(keyboard)
     os.close(terminal)
+
+
+@pytest.mark.parametrize(
+    ("closed", "status", "told"),
+    [
+        ("<&-", 0, "VM-1\n"),
+        ("2>&-", 0, "VM-1\n"),
+        (">&-", 1, "Error: Bad file descriptor\n"),
+        ("<&- >&- 2>&-", 1, ""),
+        (">/dev/full", 1, "Error: No space left on device\n"),
+    ],
+)
+def test_closed_and_full_streams_are_no_fault_of_the_client(environment, api, vm, closed, status, told):
+    done = subprocess.run(
+        f"xe vm-list --minimal {closed}", shell=True, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == status
+    assert done.stdout + done.stderr == told
 
 
 def test_no_server_is_told_plainly(run, tmp_path):

@@ -47,7 +47,10 @@ def test_one_failure_of_several_does_not_spare_the_rest(xe, api, vm):
 
     api.answers["VM.start"] = start
     shown = xe("vm-start", "vm=web", "--multiple")
-    assert shown.startswith("operation failed on VM-1: The VM is not in a power state that allows this.\n")
+    assert shown == (
+        "operation failed on VM-1: The VM is not in a power state that allows this.\n"
+        "vm: VM-1 (web)\nexpected: halted\nactual: running\n"
+    )
     assert xe.status == 1
     assert api.called("VM.start")[-1][0] == second
 
@@ -111,6 +114,20 @@ def test_progress_is_drawn_on_standard_error(xe, vm):
     xe("vm-start", "vm=web", "--progress")
     assert "50%" in xe.err
     assert xe.status == 0
+
+
+def test_progress_can_be_said_no_to(xe, vm):
+    xe("vm-start", "vm=web", "progress=false")
+    assert xe.err == ""
+    xe("vm-start", "vm=web", "progress=perhaps")
+    assert xe.err.startswith("Error: Failed to parse parameter 'progress'")
+
+
+def test_several_hosts_where_one_is_wanted(xe, api):
+    api.add("host", name_label="beta")
+    xe("host-disable")
+    assert xe.err == "Error: Multiple matching hosts found. --multiple required to complete the operation\n"
+    assert not api.called("host.disable")
 
 
 def test_messages_of_the_vm_are_shown_after_an_operation(xe, api, vm):

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from kronos.datamodel.errors import Failure
 from kronos.datamodel.model import model
 from kronos.db.database import Database
 from kronos.db.records import SR, VM, Host, Pool, Session, Task
-from kronos.dispatch import registry, roles
+from kronos.dispatch import gate, registry, roles
 from kronos.dispatch import task as tasks
 from kronos.dispatch.answer import Answer, RecordsAnswer
 from kronos.dispatch.call import Call, Origin
@@ -111,7 +112,7 @@ def test_login_takes_two_three_or_four_arguments(road, arguments):
 
 
 def test_a_wrong_password_is_answered_late(road, monkeypatch):
-    monkeypatch.setattr(session, "FAILED_LOGIN_DELAY", 0.2)
+    monkeypatch.setattr(gate, "FAILED_LOGIN_DELAY", 0.2)
     refused = road.refused("session.login_with_password", "root", "wrong", origin=REMOTE)
     assert refused == ["SESSION_AUTHENTICATION_FAILED", "root", "Authentication failure"]
 
@@ -282,6 +283,20 @@ def test_the_old_event_calls_work(road):
     assert road.refused("event.next", ref) == ["SESSION_NOT_REGISTERED", ref]
 
 
+def test_the_old_event_calls_follow_a_single_object_and_say_when(road):
+    ref = road.login()
+    one, other = road.db.create(VM), road.db.create(VM)
+    road("event.register", ref, [f"vm/{one.ref}"])
+    before = int(time.time())
+    for vm in (other, one):
+        road.db.write(vm, {"name_label": "new"})
+    (told,) = road("event.next", ref)
+    assert (told["operation"], told["ref"]) == ("mod", one.ref)
+    assert float(told["timestamp"]) >= before
+    road("event.unregister", ref, [f"VM/{one.ref}"])
+    assert road.refused("event.next", ref) == ["SESSION_NOT_REGISTERED", ref]
+
+
 def test_only_the_owner_or_an_operator_may_change_a_task(road):
     owner, other = road.as_role("vm-admin"), road.as_role("vm-admin")
     road.db.get(type(road.pipeline.sessions.require(other)), other).auth_user_sid = "u2000"
@@ -382,7 +397,7 @@ def test_the_parts_of_a_call_need_no_role_of_their_own(road):
 def test_a_list_of_records_in_parts_is_the_same_as_in_one(road, count):
     rows = [road.db.create(VM, name_label=f'"{n}" & <so> on') for n in range(count)]
     for _ in range(2):  # rendered, and kept
-        answer = RecordsAnswer(rows)
+        answer = RecordsAnswer(lambda: rows)
         assert b"".join(answer.json_parts()) == answer.json()
         assert b"".join(answer.xml_parts()) == answer.xml()
         assert {ref: record["name_label"] for ref, record in json.loads(answer.json()).items()} == {

@@ -48,6 +48,8 @@ FILES = {
     "usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_libxl.so": "",
     "usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so": "",
     "usr/share/OVMF/OVMF_CODE.fd": "",
+    "usr/bin/swtpm": "",
+    "usr/bin/swtpm_setup": "",
     "dev/net/tun": "",
     # Xen's
     "proc/xen/capabilities": "control_d\n",
@@ -191,6 +193,7 @@ def test_what_a_control_domain_lacks_is_named_with_a_remedy(
         ("proc/cpuinfo", "KVM's modules", "warning", "AMD-V"),
         ("dev/net/tun", "taps", "missing", "modprobe tun"),
         ("usr/share/OVMF/OVMF_CODE.fd", "UEFI firmware", "warning", "ovmf"),
+        ("usr/bin/swtpm_setup", "TPM", "warning", "swtpm-tools"),
     ],
 )
 def test_what_a_kvm_host_lacks_is_named_with_a_remedy(

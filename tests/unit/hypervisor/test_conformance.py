@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from kronos.datamodel.errors import Failure
-from kronos.hypervisor.base import DeviceId, Disk, EventKind, Hypervisor, Reason
+from kronos.hypervisor.base import DeviceId, Disk, EventKind, Hypervisor, Reason, State
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
@@ -179,6 +179,49 @@ def test_a_suspended_vm_comes_back(world: Any, tmp_path: Path, paused: bool) -> 
     world.hypervisor.resume(domain, tmp_path / "image", paused=paused)
 
     assert world.states()[domain.uuid] == ("Paused" if paused else "Running")
+
+
+def test_memory_is_saved_beside_a_paused_vm_which_goes_on_or_comes_back_from_it(
+    world: Any, tmp_path: Path
+) -> None:
+    domain = world.started()
+    if not world.hypervisor.saves_beside:
+        pytest.skip("this driver ends a guest to write its memory")
+    world.ready(domain.uuid)
+
+    world.hypervisor.pause(domain.uuid)
+    world.hypervisor.save_memory(domain.uuid, tmp_path / "image")
+
+    assert world.states()[domain.uuid] == "Paused"
+    assert world.hypervisor.is_saved(tmp_path / "image")
+    world.hypervisor.unpause(domain.uuid)
+    assert world.states()[domain.uuid] == "Running"
+    world.hypervisor.destroy(domain.uuid)
+    world.hypervisor.resume(domain, tmp_path / "image")
+    assert world.states()[domain.uuid] == "Running"
+
+
+def test_the_saved_memory_of_one_vm_wakes_as_another(world: Any, tmp_path: Path) -> None:
+    domain = world.started()
+    if not world.hypervisor.saves_beside:
+        pytest.skip("this driver's images are not known")
+    world.ready(domain.uuid)
+    world.hypervisor.suspend(domain.uuid, tmp_path / "image")
+
+    another = world.domain()
+    world.hypervisor.readdress(tmp_path / "image", domain.uuid, another.uuid)
+    world.hypervisor.resume(another, tmp_path / "image")
+
+    assert world.states()[another.uuid] == "Running"
+    assert domain.uuid not in world.states()
+
+
+def test_the_state_of_a_vm_is_told_without_the_others(world: Any) -> None:
+    domain = world.started()
+    assert world.hypervisor.state(domain.uuid) is State.RUNNING
+    world.hypervisor.pause(domain.uuid)
+    assert world.hypervisor.state(domain.uuid) is State.PAUSED
+    assert world.hypervisor.state(NOBODY) is None
 
 
 def test_resuming_a_vm_that_runs_is_refused(world: Any, tmp_path: Path) -> None:

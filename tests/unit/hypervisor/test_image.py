@@ -56,6 +56,27 @@ def test_the_guest_finds_its_devices_where_they_were() -> None:
     assert root.find("os/type").get("machine") == "pc-q35-7.2"  # type: ignore[union-attr]
 
 
+def test_a_disk_that_took_anothers_place_is_called_as_the_one_that_the_guest_knows() -> None:
+    known = replace(DOMAIN, disks=(Disk(0, Path("/old/a"), serial="known"), Disk(3, None, cdrom=True)))
+    taken = replace(
+        DOMAIN,
+        disks=(Disk(0, Path("/new/a"), serial="fresh"), Disk(3, None, cdrom=True)),
+        interfaces=(Interface(0, "52:54:00:00:00:02", tap="new0"),),
+    )
+
+    root = repointed(RENDERER.domain(known), taken)
+
+    assert [one.text for one in root.iterfind("devices/disk/serial")] == ["known"]
+    assert [one.get("address") for one in root.iterfind("devices/interface/mac")] == ["52:54:00:00:00:01"]
+    assert root.find("devices/disk/source").get("file") == "/new/a"  # type: ignore[union-attr]
+
+
+def test_memory_is_saved_beside_the_disks_and_none_of_them() -> None:
+    document = ElementTree.fromstring(image.snapshot(["vda", "vdb"], {}, memory=Path("/sr/memory")))
+    assert document.find("memory").attrib == {"snapshot": "external", "file": "/sr/memory"}  # type: ignore[union-attr]
+    assert [disk.get("snapshot") for disk in document.iterfind("disks/disk")] == ["no", "no"]
+
+
 @pytest.mark.parametrize(
     "device",
     [
@@ -92,6 +113,12 @@ def test_a_file_of_the_host_named_in_the_image_is_not_used() -> None:
     assert hostile.count("/etc/shadow") == 8
 
     assert "/etc/shadow" not in ElementTree.tostring(repointed(hostile), encoding="unicode")
+
+
+def test_the_watchdog_that_libvirt_adds_comes_back_and_only_resets_the_guest() -> None:
+    root = repointed(SAVED.replace("<devices>", '<devices><watchdog model="itco" action="dump" />'))
+
+    assert root.find("devices/watchdog").attrib == {"model": "itco", "action": "reset"}  # type: ignore[union-attr]
 
 
 def test_targets_are_known_by_device_number() -> None:

@@ -32,6 +32,12 @@ def error(code: int, text: str) -> libvirt.libvirtError:
             "QEMU guest agent is not connected",
             ["VM_MISSING_PV_DRIVERS", VM],
         ),
+        (
+            libvirt.VIR_ERR_INTERNAL_ERROR,
+            "internal error: unable to execute QEMU agent command 'guest-suspend-ram': "
+            "The command guest-suspend-ram has not been found",
+            ["VM_LACKS_FEATURE", VM],
+        ),
         (libvirt.VIR_ERR_DEVICE_MISSING, "device not found", ["DEVICE_ALREADY_DETACHED", VM]),
         (
             libvirt.VIR_ERR_OPERATION_FAILED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, tostring
 
 import pytest
 from hypothesis import given
@@ -23,6 +23,8 @@ from kronos.hypervisor.base import (
     Limits,
     Platform,
 )
+from kronos.hypervisor.hardware import HostUSB
+from kronos.hypervisor.image import devices
 from kronos.hypervisor.kvm import SPARE_SLOTS, KVMRenderer
 from kronos.hypervisor.rendering import Places, boot_order, letters
 
@@ -127,6 +129,36 @@ def test_limits_appear_only_where_there_are_some() -> None:
 
     assert [disk.find("iotune") is not None for disk in root.iterfind("devices/disk")] == [False, True]
     assert root.findtext("devices/disk/iotune/total_bytes_sec") == "1000"
+
+
+def test_a_usb_device_of_the_host_is_named_by_its_place() -> None:
+    root = rendered(replace(PLAIN, usb=(HostUSB(7, 1, 4),), platform=Platform(usb=False)))
+    element = one(root, "devices/hostdev")
+
+    assert (element.get("type"), element.get("managed")) == ("usb", "yes")
+    assert one(element, "source/address").attrib == {"bus": "1", "device": "4"}
+    assert one(element, "alias").get("name") == "ua-usb-7"
+    assert one(root, "devices/controller[@type='usb']").get("model") == "qemu-xhci"
+    assert devices(tostring(root, encoding="unicode")) == {DeviceId("usb", 7)}
+
+
+def test_a_pci_device_of_the_host_is_named_by_its_address() -> None:
+    element = one(rendered(replace(PLAIN, pci=("0000:01:00.1",))), "devices/hostdev")
+
+    assert (element.get("type"), element.get("managed")) == ("pci", "yes")
+    assert one(element, "source/address").attrib == {
+        "domain": "0x0000",
+        "bus": "0x01",
+        "slot": "0x00",
+        "function": "0x1",
+    }
+
+
+def test_a_tpm_is_kept_by_libvirt_after_its_guests_end() -> None:
+    tpm = one(rendered(replace(PLAIN, tpm=True)), "devices/tpm")
+
+    assert tpm.get("model") == "tpm-crb"
+    assert one(tpm, "backend").attrib == {"type": "emulator", "version": "2.0", "persistent_state": "yes"}
 
 
 def test_an_interface_with_a_tap_leaves_the_tap_to_its_maker() -> None:

@@ -140,7 +140,7 @@ def test_a_reader_that_reads_nothing_is_let_go_and_holds_up_nobody(
     printed = 0
     while printed < 1 << 21:
         printed += os.write(guest.master, bytes(4096))
-    until(lambda: not place.terminals._lines["vm"].clients)  # noqa: SLF001 - there is no other sign of it
+    until(lambda: not place.terminals._lines["vm"].clients)
 
 
 def test_a_log_is_bounded_and_keeps_the_end(

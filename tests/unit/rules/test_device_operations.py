@@ -186,6 +186,8 @@ def test_a_disk_in_the_middle_of_something_is_not_attached(world, running):
     vbd = world.vbd(running, vdi)
     assert world.refused(vbd, "attach") == ["OTHER_OPERATION_IN_PROGRESS", "VDI", vdi.ref, "resize", "T1"]
     vdi.current_operations = {"T1": "copy"}
+    assert world.refused(vbd, "attach") == ["VDI_IN_USE", vdi.ref]
+    vbd.mode = "RO"
     assert world.refused(vbd, "attach") is None
 
 

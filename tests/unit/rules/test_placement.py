@@ -103,7 +103,7 @@ def test_an_internal_network_may_be_said_to_be_everywhere(world, fields):
 def test_a_usb_device_pins_a_vm_to_its_host(world):
     vm, other = world.vm(), world.new_host()
     group = world.db.create(USB_group)
-    world.db.create(PUSB, USB_group=group.ref, host=other.ref)
+    world.db.create(PUSB, USB_group=group.ref, host=other.ref, passthrough_enabled=True)
     vusb = world.db.create(VUSB, VM=vm.ref, USB_group=group.ref)
     text = f"VUSB {vusb.ref} is not available on Host {world.host.ref}"
     assert told(world, vm) == ["OPERATION_NOT_ALLOWED", text]

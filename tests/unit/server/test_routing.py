@@ -169,6 +169,14 @@ def test_a_plain_get_without_a_door_is_sent_to_https(doors: Doors) -> None:
     assert dict(reply.headers)["Location"] == "https://host1:8443/x"
 
 
+def test_an_absolute_target_is_sent_on_without_what_no_header_may_hold(doors: Doors) -> None:
+    reply = reply_to_missing(
+        request("GET", "http://h/a%0d%0aSet-Cookie: b%ff", PLAIN, host="h"), doors, 443, "h"
+    )
+    location = dict(reply.headers)["Location"]
+    assert location == "https://h/a%0D%0ASet-Cookie%3A%20b%EF%BF%BD"
+
+
 @pytest.mark.parametrize("host", ["evil/../", "a b", "", "user@host"])
 def test_an_odd_host_is_not_sent_back(doors: Doors, host: str) -> None:
     reply = reply_to_missing(request("GET", "/x", PLAIN, host=host), doors, 443, "2001:db8::1")

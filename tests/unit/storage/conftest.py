@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.fake_disks import FakeDisk, FakeDisks
 from kronos.storage import registry
 from kronos.storage.base import StorageDriver
 from kronos.storage.fake import FakeDriver
@@ -52,6 +53,9 @@ class Bench:
         run(["qemu-io", *([] if writable else ["-r"]), "-f", attachment.format, "-c", command, str(path)])
         driver.volume_detach(uuid)
 
+    def close(self) -> None:
+        FakeDriver.places.clear()
+
 
 class FakeBench(Bench):
     def write(self, driver: StorageDriver, uuid: str, block: int, pattern: int) -> None:
@@ -65,15 +69,29 @@ class FakeBench(Bench):
         return driver.read(uuid, block * BLOCK, BLOCK) == bytes([pattern]) * BLOCK
 
 
-BENCHES: dict[str, type[Bench]] = {"fake": FakeBench}
+class ExtBench(Bench):
+    """Its programs are fakes, its files are real."""
+
+    def __init__(self, sr_type: str, place: Path) -> None:
+        super().__init__(sr_type, place)
+        self.config = {"device": "/dev/sdx,/dev/sdy"}
+        self.patch = pytest.MonkeyPatch()
+        FakeDisks(place, self.patch, sdx=FakeDisk(), sdy=FakeDisk())
+
+    def close(self) -> None:
+        self.patch.undo()
+
+
+BENCHES: dict[str, type[Bench]] = {"fake": FakeBench, "ext": ExtBench}
 
 
 TYPES = sorted(registry.drivers(for_tests=True))
 
 
 def bench_for(sr_type: str, place: Path) -> Iterator[Bench]:
-    yield BENCHES.get(sr_type, Bench)(sr_type, place)
-    FakeDriver.places.clear()
+    bench = BENCHES.get(sr_type, Bench)(sr_type, place)
+    yield bench
+    bench.close()
 
 
 @pytest.fixture(params=TYPES)

@@ -263,6 +263,57 @@ def test_a_clone_is_a_disk_in_its_own_right(disks: Any) -> None:
     assert not clone.is_a_snapshot and clone.snapshot_of == "" and clone.type == "system"
 
 
+def test_a_disk_goes_back_to_its_snapshot_and_on_from_there(disks: Any) -> None:
+    driver = disks.ready()
+    uuid, kept, later = made(driver, name_label="disk"), new(), new()
+    disks.write(driver, uuid, 0, 1)
+    driver.volume_snapshot(uuid, kept)
+    driver.volume_resize(uuid, 2 * driver.volume(uuid).virtual_size)
+    disks.write(driver, uuid, 0, 2)
+    driver.volume_snapshot(uuid, later)
+    disks.write(driver, uuid, 1, 3)
+    back = driver.volume_revert(uuid, kept)
+    assert (back.uuid, back.name_label, back.is_a_snapshot) == (uuid, "disk", False)
+    assert back.virtual_size == driver.volume(kept).virtual_size and back == driver.volume(uuid)
+    assert disks.holds(driver, uuid, 0, 1) and disks.holds(driver, uuid, 1, 0)
+    disks.write(driver, uuid, 0, 4)
+    assert disks.holds(driver, kept, 0, 1) and disks.holds(driver, later, 0, 2)
+    assert sorted(managed(driver)) == sorted([uuid, kept, later])
+    driver.volume_destroy(later)
+    assert disks.holds(driver, uuid, 0, 4) and disks.holds(driver, kept, 0, 1)
+
+
+def test_a_snapshot_that_was_written_to_shares_what_it_holds_now(disks: Any) -> None:
+    driver = disks.ready()
+    uuid, kept = made(driver), new()
+    disks.write(driver, uuid, 0, 1)
+    driver.volume_snapshot(uuid, kept)
+    disks.write(driver, kept, 1, 2)
+    driver.volume_revert(uuid, kept)
+    disks.write(driver, uuid, 0, 3)
+    disks.write(driver, kept, 0, 4)
+    assert disks.holds(driver, uuid, 0, 3) and disks.holds(driver, uuid, 1, 2)
+    assert disks.holds(driver, kept, 0, 4) and disks.holds(driver, kept, 1, 2)
+
+
+def test_a_disk_that_is_reverted_over_and_over_does_not_grow_its_chain(disks: Any) -> None:
+    driver = disks.ready()
+    uuid, kept = made(driver), new()
+    disks.write(driver, uuid, 0, 1)
+    driver.volume_snapshot(uuid, kept)
+    for pattern in range(40):
+        disks.write(driver, uuid, 0, pattern)
+        driver.volume_revert(uuid, kept)
+    assert len(driver.scan()) == 3 and disks.holds(driver, uuid, 0, 1)
+
+
+def test_what_is_not_there_cannot_be_reverted(disks: Any) -> None:
+    driver = disks.ready()
+    uuid = made(driver)
+    assert code(driver.volume_revert, uuid, new()) == "VDI_MISSING"
+    assert code(driver.volume_revert, new(), uuid) == "VDI_MISSING"
+
+
 def test_the_common_parent_is_shown_and_cannot_be_used(disks: Any) -> None:
     driver = disks.ready()
     uuid, kept = made(driver), new()

@@ -258,6 +258,36 @@ def test_a_destroy_that_is_killed_is_finished_or_undone(world: World, at: int) -
     world.check()
 
 
+@pytest.mark.parametrize("error", [Killed, OSError])
+@pytest.mark.parametrize("written", [False, True])
+def test_a_revert_that_fails_anywhere_leaves_the_old_content_or_the_new(
+    world: World, written: bool, error: type[BaseException]
+) -> None:
+    at, struck = 0, True
+    while struck:
+        uuid, kept = world.driver.volume_create(world.new(), MIB).uuid, world.new()
+        world.write(uuid)
+        world.driver.volume_snapshot(uuid, kept)
+        for each in (uuid, kept) if written else (uuid,):
+            world.write(each)
+        before = world.contents()
+        FAULT.arm(at, error)
+        try:
+            world.driver.volume_revert(uuid, kept)
+        except (Killed, Failure) as failed:
+            assert isinstance(failed, Killed) or failed.code == "SR_BACKEND_FAILURE_44"
+        struck = FAULT.disarm()
+        if error is Killed:
+            world.restart()
+        after = world.contents()
+        assert after[uuid] in (before[uuid], before[kept])
+        assert struck or after[uuid] == before[kept]
+        assert all(after[other] == before[other] for other in before if other != uuid)
+        world.check()
+        at += 1
+    assert at > 10
+
+
 @pytest.mark.parametrize("switched", [False, True])
 @pytest.mark.parametrize("at", range(18))
 def test_a_live_snapshot_that_is_killed_loses_no_write(world: World, at: int, switched: bool) -> None:

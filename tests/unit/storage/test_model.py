@@ -77,6 +77,12 @@ class Machine(RuleBasedStateMachine):
         self.driver.volume_resize(uuid, len(self.model[uuid]) * BLOCK + GROWTH)
         self.model[uuid] += [0, 0]
 
+    @rule(uuid=disks, source=disks)
+    def revert(self, uuid: str, source: str) -> None:
+        if uuid != source:
+            self.driver.volume_revert(uuid, source)
+            self.model[uuid] = list(self.model[source])
+
     @rule(uuid=disks, name=st.text(max_size=5))
     def name(self, uuid: str, name: str) -> None:
         self.driver.volume_update(uuid, name_label=name)

@@ -16,8 +16,8 @@ KNOWN = set(
     """SR_CREATE SR_DELETE SR_ATTACH SR_DETACH SR_SCAN SR_PROBE SR_UPDATE SR_SUPPORTS_LOCAL_CACHING SR_METADATA
     SR_TRIM SR_MULTIPATH SR_STATS VDI_CREATE VDI_DELETE VDI_ATTACH VDI_DETACH VDI_MIRROR VDI_MIRROR_IN VDI_RESIZE
     VDI_RESIZE_ONLINE VDI_CLONE VDI_SNAPSHOT VDI_ACTIVATE VDI_ACTIVATE_READONLY VDI_DEACTIVATE VDI_UPDATE
-    VDI_INTRODUCE VDI_GENERATE_CONFIG VDI_ATTACH_OFFLINE VDI_RESET_ON_BOOT VDI_CONFIG_CBT VDI_COMPOSE LARGE_VDI
-    THIN_PROVISIONING VDI_READ_CACHING""".split()
+    VDI_INTRODUCE VDI_GENERATE_CONFIG VDI_ATTACH_OFFLINE VDI_RESET_ON_BOOT VDI_CONFIG_CBT VDI_COMPOSE VDI_REVERT
+    LARGE_VDI THIN_PROVISIONING VDI_READ_CACHING""".split()
 )
 UUID = str(uuids.UUID(int=1))
 
@@ -73,6 +73,10 @@ def test_device_config_becomes_arguments() -> None:
         ("file", {"location": "/srv/../etc"}, "SR_BACKEND_FAILURE_1"),
         ("file", {"location": "/srv\n"}, "SR_BACKEND_FAILURE_1"),
         ("file", {"location": "/srv", "path": "/srv"}, "SR_BACKEND_FAILURE_1"),
+        ("ext", {}, "SR_BACKEND_FAILURE_90"),
+        ("ext", {"device": "sdb"}, "SR_BACKEND_FAILURE_91"),
+        ("ext", {"device": "/dev/sdb,"}, "SR_BACKEND_FAILURE_91"),
+        ("ext", {"device": "/dev/../etc/passwd"}, "SR_BACKEND_FAILURE_91"),
         ("iso", {}, "SR_BACKEND_FAILURE_220"),
         ("iso", {"location": "server:/export"}, "SR_BACKEND_FAILURE_226"),
     ],

@@ -122,6 +122,7 @@ def test_every_line_for_journald_has_its_priority_and_no_time(
     with (tmp_path / "stderr").open("w+") as stream:
         status = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        monkeypatch.setattr(logs, "SOCKET", tmp_path / "no journal")
         logs.configure("DEBUG", stream)
         log.debug("d")
         log.info("i")

@@ -154,6 +154,21 @@ def test_the_memory_of_certificates_is_the_owners_alone(tmp_path, monkeypatch):
         remote.check_fingerprint("alpha:443", "ef")
 
 
+@pytest.mark.parametrize("home", ["none", "/dev/null", "/proc/self"])
+def test_a_user_without_a_home_is_told_the_certificate_each_time(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path / home))
+    for _ in range(2):
+        remote.check_fingerprint("alpha:443", "ab")
+        assert "alpha:443 not remembered" in capsys.readouterr().err
+
+
+def test_a_memory_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".xe-known-hosts").mkdir()
+    with pytest.raises(wire.Refused, match="Cannot read"):
+        remote.check_fingerprint("alpha:443", "ab")
+
+
 def test_what_answers_and_is_no_xapi_is_told(tmp_path, listener):
     def serve() -> None:
         connection, _ = listener.accept()
@@ -184,7 +199,9 @@ class Script:
 
 
 def obey(said: bytes) -> int:
-    return wire.Obedience(Script(said), None, ["vm-list"], wire.Trace(False, False)).run()
+    dialogue = wire.Obedience(Script(said), None, ["vm-list"], wire.Trace(False, False))
+    dialogue.greet(b"")
+    return dialogue.run()
 
 
 def test_messages_may_arrive_in_pieces(capfdbinary):
@@ -211,3 +228,50 @@ def test_a_server_that_speaks_nonsense_is_left(said):
 def test_a_server_that_hangs_up_is_told():
     with pytest.raises(wire.Gone):
         obey(struct.pack("<ii", 100, 9))
+
+
+HELLO = wire.MAGIC + bytes(4) + (2).to_bytes(4, "little")
+
+
+class Restarting:
+    """A server on this host that goes away at some point of its first dialogues, and comes back."""
+
+    def __init__(self, path: Path, *ends: str) -> None:
+        self.asked = 0
+        self._ends = ends
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        for end in (*self._ends, ""):
+            connection, _ = self._socket.accept()
+            with connection:
+                self.asked += 1
+                if end == "at once":
+                    continue
+                connection.recv(1 << 16)
+                if end == "busy":
+                    connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+                if end:
+                    if end == "begun":
+                        connection.sendall(HELLO)
+                    continue
+                connection.sendall(HELLO)
+                connection.recv(len(HELLO), socket.MSG_WAITALL)
+                connection.sendall(struct.pack("<iiii", 12, 9, 4, 7))
+
+
+@pytest.mark.parametrize("end", ["at once", "asked", "busy"])
+def test_a_command_that_a_restarting_server_did_not_begin_is_sent_again(tmp_path, end):
+    server = Restarting(tmp_path / "xapi", end, end)
+    done = run("vm-list", home=tmp_path, XAPI_SOCKET=str(tmp_path / "xapi"))
+    assert (done.returncode, server.asked) == (7, 3)
+
+
+def test_a_command_that_was_begun_is_not_sent_again(tmp_path):
+    server = Restarting(tmp_path / "xapi", "begun")
+    done = run("vm-list", home=tmp_path, XAPI_SOCKET=str(tmp_path / "xapi"))
+    assert (done.returncode, server.asked) == (1, 1)
+    assert "Lost connection" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid as uuids
 from typing import Any
 
+from kronos.api import secret
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import escape
 from kronos.db.records import SR, Host
@@ -17,7 +18,9 @@ def _candidates(call: Call, host: str, device_config: dict[str, str], kind: str)
     call.db.get(Host, host)
     if not call.db.referrers("SM", "type", kind):
         raise Failure("SR_UNKNOWN_DRIVER", kind)
-    return call.machine.open_storage(kind, str(uuids.uuid4()), device_config).probe()
+    return call.machine.open_storage(
+        kind, str(uuids.uuid4()), secret.resolved(call.db, device_config)
+    ).probe()
 
 
 @message("SR.probe")

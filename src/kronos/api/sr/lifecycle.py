@@ -7,6 +7,7 @@ import logging
 import uuid as uuids
 from contextlib import ExitStack
 
+from kronos.api import blob, secret
 from kronos.api.vdi import volumes
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
@@ -20,6 +21,8 @@ from kronos.storage.base import StorageDriver
 log = logging.getLogger(__name__)
 
 INTENT = "sr"
+END = "sr-end"
+"""The intent of a destruction."""
 _OF_POOL = ("default_SR", "suspend_image_SR", "crash_dump_SR")
 _OF_HOST = ("suspend_image_sr", "crash_dump_sr", "local_cache_sr")
 
@@ -45,9 +48,14 @@ def create(
     hosts = db.all(Host) if shared else [db.get(Host, host)]
     _check_type(db, kind)
     uuid = str(uuids.uuid4())
-    driver = call.machine.open_storage(kind, uuid, device_config)
-    facts = {"kind": "sr", "uuid": uuid, "type": kind, "device_config": json.dumps(device_config)}
+    driver = call.machine.open_storage(kind, uuid, secret.resolved(db, device_config))
+    kept = secret.stored(db, device_config)
+    facts = _facts(INTENT, uuid, kind, kept)
+    made = {key: value for key, value in kept.items() if device_config.get(key) != value}
+    if made:  # the intent names secrets: they are on disk before it is
+        call.pipeline.durability.block()
     with call.machine.intents.declared(f"{INTENT}.{uuid}", facts), ExitStack() as undo:
+        undo.callback(secret.forget, db, made)
         driver.create(physical_size)
         undo.callback(_wipe, driver)
         call.task.progress(0.3)
@@ -62,7 +70,7 @@ def create(
                 shared=shared,
                 sm_config=sm_config,
             )
-            pbds = [db.create(PBD, SR=sr.ref, host=each.ref, device_config=device_config) for each in hosts]
+            pbds = [db.create(PBD, SR=sr.ref, host=each.ref, device_config=kept) for each in hosts]
         undo.callback(forget_records, db, sr)
         for pbd in pbds:
             if pbd.host == call.machine.host_ref:
@@ -73,6 +81,11 @@ def create(
     return sr.ref
 
 
+def _facts(intent: str, uuid: str, kind: str, device_config: dict[str, str]) -> dict[str, str]:
+    """What an intent says of an SR."""
+    return {"kind": intent, "uuid": uuid, "type": kind, "device_config": json.dumps(device_config)}
+
+
 def _check_type(db: Database, untrusted_type: str) -> None:
     if not db.referrers("SM", "type", untrusted_type):
         raise Failure("SR_UNKNOWN_DRIVER", untrusted_type)
@@ -81,8 +94,7 @@ def _check_type(db: Database, untrusted_type: str) -> None:
 def _wipe(driver: StorageDriver) -> None:
     """Undo a driver's `create`. What fails is logged: the caller is to hear why it was undone."""
     try:
-        driver.attach()
-        driver.destroy()
+        driver.discard()
     except (Failure, OSError) as error:
         log.warning("The unfinished SR %s stays where it is: %s", driver.sr_uuid, error)
 
@@ -95,12 +107,19 @@ def _unplug(call: Call, pbd: PBD) -> None:
 
 
 def settle(db: Database, machine: Machine, facts: dict[str, str]) -> None:
-    """Undo an SR.create that a crash cut short: nobody was told of the SR. Before anything is plugged in."""
+    """Undo an SR.create that a crash cut short, as nobody was told of the SR, or finish an SR.destroy.
+
+    Before anything is plugged in.
+    """
+    if facts["kind"] == END and not facts.get("began"):
+        return  # it had not been found empty yet
     ref = db.tables["SR"].by_uuid(facts["uuid"])
-    log.warning("SR %s was left half made by a crash", facts["uuid"])
+    log.warning("SR %s was left half made, or half destroyed, by a crash", facts["uuid"])
     if ref is not None:
-        forget_records(db, db.get(SR, ref))
-    _wipe(machine.open_storage(facts["type"], facts["uuid"], json.loads(facts["device_config"])))
+        _forget_records(db, db.get(SR, ref), secrets=False)
+    config = json.loads(facts["device_config"])
+    _wipe(machine.open_storage(facts["type"], facts["uuid"], secret.resolved(db, config)))
+    secret.forget(db, config)
 
 
 @message("SR.introduce")
@@ -168,36 +187,50 @@ def destroy(call: Call, sr: str) -> None:
     config = next((pbd.device_config for pbd in pbds if pbd.host == call.machine.host_ref), None)
     if config is None:
         raise Failure("SR_HAS_NO_PBDS", row.ref)
-    with volumes.named_by_reference(row):
-        driver = call.machine.open_storage(row.type, row.uuid, config)
+    facts = _facts(END, row.uuid, row.type, config)
+    with volumes.named_by_reference(row), call.machine.intents.declared(f"{END}.{row.uuid}", facts) as note:
+        driver = call.machine.open_storage(row.type, row.uuid, secret.resolved(call.db, config))
         driver.attach()
         try:
-            driver.destroy()
+            driver.destroy(lambda: note("began", "yes"))
         except BaseException:
             driver.detach()
             raise
-    forget_records(call.db, row)
+        blobs = forget_records(call.db, row)
+        call.pipeline.durability.block()
+    blob.remove(call.machine, blobs)
 
 
 @message("SR.forget", holds="forget")
 def forget(call: Call, sr: str) -> None:
     """Forget an SR that is unplugged everywhere; what it holds stays. Raises SR_HAS_PBD [sr]."""
-    forget_records(call.db, call.db.get(SR, sr))
+    blob.remove(call.machine, forget_records(call.db, call.db.get(SR, sr)))
 
 
-def forget_records(db: Database, sr: SR) -> None:
-    """Remove an SR's record and those of its VDIs and PBDs; nobody's default is an SR that is gone."""
+def forget_records(db: Database, sr: SR) -> list[str]:
+    """Remove an SR's record and those of its VDIs, PBDs and their secrets; nobody's default is an SR that is gone.
+
+    Returns the uuids of its blobs, whose bytes are to be removed.
+    """
+    return _forget_records(db, sr, secrets=True)
+
+
+def _forget_records(db: Database, sr: SR, *, secrets: bool) -> list[str]:
     with db.transaction():
         for vdi in (db.get(VDI, ref) for ref in sr.VDIs):
             volumes.forget(db, vdi)
-        for pbd in (db.get(PBD, ref) for ref in sr.PBDs):
+        for pbd in [db.get(PBD, ref) for ref in sr.PBDs]:
             db.delete(pbd)
+            if secrets:
+                secret.forget(db, pbd.device_config)
         for row, fields in [
             *((pool, _OF_POOL) for pool in db.all(Pool)),
             *((h, _OF_HOST) for h in db.all(Host)),
         ]:
             db.write(row, {name: NULL for name in fields if row.stored()[name] == sr.ref})
+        blobs = blob.forget(db, sr)
         db.delete(sr)
+    return blobs
 
 
 @message("SR.get_supported_types")

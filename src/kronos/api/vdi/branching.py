@@ -8,6 +8,7 @@ from pathlib import Path
 from kronos.api.sr import contents
 from kronos.api.vdi import volumes
 from kronos.api.vdi.lifecycle import writer_of
+from kronos.datamodel.errors import Failure
 from kronos.db.records import SR, VDI
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
@@ -30,6 +31,30 @@ def snapshot(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
 def clone(call: Call, vdi: str, driver_params: dict[str, str]) -> str:
     """A disk in its own right that begins with another's content. Raises as VDI.snapshot does."""
     return branch(call, call.db.get(VDI, vdi), str(uuids.uuid4()), clone=True).ref
+
+
+@message("VDI.revert", holds="revert_to")
+def revert(call: Call, snapshot: str) -> None:
+    """Bring a disk back to one of its snapshots: it stays the same VDI, with the content and size of then.
+
+    Raises REVERT_ONLY_ALLOWED_ON_SNAPSHOT, HANDLE_INVALID where the disk is gone, VDI_IN_USE [vdi, operation],
+    OPERATION_NOT_ALLOWED where the two are not in one SR.
+    """
+    row = call.db.get(VDI, snapshot)
+    disk = call.db.get(VDI, row.snapshot_of)
+    if disk.SR != row.SR:
+        raise Failure("OPERATION_NOT_ALLOWED", f"VDI {disk.ref} is not in the SR of its snapshot {row.ref}")
+    if writer_of(call, row) is not None:  # nor can one start while the snapshot is held
+        raise Failure("VDI_IN_USE", row.ref, "revert_to")
+    sr = call.db.get(SR, row.SR)
+    holds = call.pipeline.holds
+    with holds.hold(disk, "revert_from", call.task), holds.hold(sr, "vdi_revert", call.task):
+        driver = volumes.plugged(call.machine, sr)
+        with volumes.named_by_reference(sr, disk, row):
+            driver.volume_revert(disk.uuid, row.uuid)
+        for each in (disk, row):
+            volumes.refresh(call.db, sr, each, driver.volume(each.uuid))
+    contents.look_again(call, sr)
 
 
 def branch(call: Call, source: VDI, uuid: str, *, clone: bool) -> VDI:

@@ -17,6 +17,9 @@ from kronos.storage.base import Attachment
 from kronos.storage.faults import as_failures
 from kronos.system.conversion import convert
 
+RAW = {"type": "raw"}
+"""The sm_config of a disk whose file is its content: a VM's memory, which the hypervisor reads by itself."""
+
 
 @message("VDI.copy", holds="copy")
 def copy(call: Call, vdi: str, sr: str, base_vdi: str, into_vdi: str) -> str:
@@ -50,6 +53,7 @@ def copy_to_new(call: Call, source: VDI, sr: SR, uuid: str) -> VDI:
                 name_description=source.name_description,
                 type=source.type,
                 sharable=source.sharable,
+                sm_config=RAW if source.type == "suspend" else {},
             )
             undo.callback(volumes.drop, driver, uuid)
         with volumes.opened(call, source, writable=False) as origin:
@@ -71,7 +75,7 @@ def _copy_over(call: Call, source: VDI, target: VDI) -> None:
     if target.virtual_size < source.virtual_size:
         raise Failure("VDI_TOO_SMALL", target.ref, str(source.virtual_size))
     sr = call.db.get(SR, target.SR)
-    with _kept_from_others(call, target), volumes.opened(call, source, writable=False) as origin:
+    with kept_from_others(call, target), volumes.opened(call, source, writable=False) as origin:
         with volumes.opened(call, target, writable=True) as attachment:
             _convert(call, origin, attachment, target_is_zero=False)
         volumes.refresh(call.db, sr, target, volumes.plugged(call.machine, sr).volume(target.uuid))
@@ -79,7 +83,7 @@ def _copy_over(call: Call, source: VDI, target: VDI) -> None:
 
 
 @contextmanager
-def _kept_from_others(call: Call, target: VDI) -> Iterator[None]:
+def kept_from_others(call: Call, target: VDI) -> Iterator[None]:
     """No VM may take up a disk while it is written over, and none may have it open."""
     with call.pipeline.holds.hold(target, "blocked", call.task):
         if any(call.db.get(VBD, ref).currently_attached for ref in target.VBDs):

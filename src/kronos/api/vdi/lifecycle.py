@@ -16,7 +16,7 @@ from kronos.dispatch.fields import constructor_fields
 from kronos.dispatch.registry import message
 from kronos.rules.devices import disk_number
 from kronos.rules.surroundings import LIVE
-from kronos.storage.base import SECTOR
+from kronos.storage.base import whole_sectors
 from kronos.storage.faults import Fault
 
 log = logging.getLogger(__name__)
@@ -107,12 +107,15 @@ def resize_online(call: Call, vdi: str, size: int) -> None:
         _grow(call, row, size)
         return
     vm, device = user
-    if size < row.virtual_size:
-        raise Fault.VDI_SIZE.failure(f"{size} is less than {row.virtual_size}")
     sr = call.db.get(SR, row.SR)
     driver = volumes.plugged(call.machine, sr)
     with call.pipeline.holds.hold(sr, "vdi_resize", call.task), volumes.named_by_reference(sr, row, vm):
-        call.machine.hypervisor.resize_disk(vm.uuid, device, -(-size // SECTOR) * SECTOR)
+        # Of the disk itself: QEMU cuts one off without a question, and a record may say anything.
+        present = driver.volume(row.uuid).virtual_size
+        wanted = whole_sectors(row.uuid, size)
+        if wanted < present:
+            raise Fault.VDI_SIZE.failure(f"{size} is less than {present}")
+        call.machine.hypervisor.resize_disk(vm.uuid, device, wanted)
         volumes.refresh(call.db, sr, row, driver.volume(row.uuid))
     contents.look_again(call, sr)
 

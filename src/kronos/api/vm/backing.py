@@ -66,7 +66,7 @@ def port_of(db: Database, vm: VM, vif: VIF) -> VifPort:
     """The host's end of a VIF, with what may pass it. Raises INVALID_VALUE."""
     network = db.get(Network, vif.network)
     kbps = vif.qos_algorithm_params.get("kbps", "0") if vif.qos_algorithm_type == "ratelimit" else "0"
-    if not kbps.isdigit():
+    if not (kbps.isascii() and kbps.isdigit() and len(kbps) < 10):
         raise Failure("INVALID_VALUE", "qos_algorithm_params:kbps", kbps)
     return VifPort(
         device=port_name(vm.uuid, int(vif.device)),

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import uuid as uuids
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
-from kronos.api.vm import images, state
+from kronos.api.vdi import volumes
+from kronos.api.vm import firmware, images, passing, state
 from kronos.api.vm.lifecycle import power_off, throw_away
 from kronos.api.vm.new_disks import NewDisks, new_disks
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, now
-from kronos.db.records import SR, VBD, VDI, VIF, VM, VBD_metrics, VM_metrics
+from kronos.db.records import SR, VBD, VDI, VGPU, VIF, VM, VBD_metrics, VM_metrics
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
 from kronos.network.mac import mac_of_seed
 from kronos.rules import cloning, provisioning
 from kronos.rules.cloning import Kind
+from kronos.storage.faults import as_failures
 
 MakeDisk = Callable[[NewDisks, VDI], VDI]
+
+SCHEDULER = "__dom0__vmss"
+"""Who snapshots by schedule: the user of the daemon's own session for that, as clients know it."""
 
 
 @message("VM.clone", holds="clone")
@@ -46,51 +51,95 @@ def snapshot(call: Call, vm: str, new_name: str, ignore_vdis: tuple[str, ...]) -
     return duplicate(call, source, new_name, "snapshot", NewDisks.snapshot, ignore_vdis)
 
 
+@message("VM.csvm", holds="csvm")
+def csvm(call: Call, vm: str) -> str:
+    """A clone of a suspended VM, with its memory: a message from before VM.clone."""
+    source = call.db.get(VM, vm)
+    return duplicate(call, source, f"{source.name_label}-cloned-suspended", "clone", NewDisks.clone)
+
+
 def duplicate(
     call: Call, source: VM, name: str, kind: Kind, make_disk: MakeDisk, left_out: tuple[str, ...] = ()
 ) -> str:
-    """Make a VM from another: first the disks, then all records in one step. A crash in between leaves nothing."""
-    db = call.db
-    with new_disks(call, str(uuids.uuid4())) as made_disks:
-        made: dict[str, str] = {}
-        sources = [db.get(VBD, ref) for ref in source.VBDs]
-        disks = [vbd for vbd in sources if vbd.type == "Disk" and vbd.VDI not in (NULL, *left_out)]
-        for count, vbd in enumerate(disks):
-            made[vbd.ref] = make_disk(made_disks, db.get(VDI, vbd.VDI)).ref
-            call.task.progress((count + 1) / (len(disks) + 1))
-        kept = [vbd for vbd in sources if vbd not in disks or vbd.ref in made]
-        return _records(call, source, name, kind, kept, made)
+    """Make a VM from another: first the disks and the saved memory, if the kind has it, then all records in one step. A
+    crash in between leaves nothing."""
+    uuid = str(uuids.uuid4())
+    with new_disks(call, uuid) as disks:
+        made = made_of(call, source, disks, make_disk, left_out)
+        image = _memory_of(call, source, uuid, kind, disks)
+        firmware.refresh(call, source)
+        return add_records(call, source, uuid, name, kind, made, image)
 
 
-def _records(call: Call, source: VM, name: str, kind: Kind, vbds: list[VBD], made: dict[str, str]) -> str:
+Made = Mapping[str, str]
+"""The disks that were made, by the VBDs of their sources."""
+
+
+def made_of(
+    call: Call, source: VM, disks: NewDisks, make_disk: MakeDisk, left_out: Collection[str] = ()
+) -> Made:
+    """Make the disks of a VM from those of another."""
+    vbds = [call.db.get(VBD, ref) for ref in source.VBDs]
+    wanted = [vbd for vbd in vbds if vbd.type == "Disk" and vbd.VDI not in (NULL, *left_out)]
+    made: dict[str, str] = {}
+    for count, vbd in enumerate(wanted):
+        made[vbd.ref] = make_disk(disks, call.db.get(VDI, vbd.VDI)).ref
+        call.task.progress((count + 1) / (len(wanted) + 1))
+    return made
+
+
+def _memory_of(call: Call, source: VM, uuid: str, kind: Kind, disks: NewDisks) -> VDI | None:
+    """A copy of a suspended VM's memory for what is made of it. What is made of a checkpoint begins without."""
+    image = call.db.find(VDI, source.suspend_VDI)
+    if image is None or source.is_a_snapshot or cloning.power_state(source.power_state, kind) != "Suspended":
+        return None
+    copied = disks.copy(image, call.db.get(SR, image.SR))
+    if kind not in cloning.SNAPSHOTS:
+        with volumes.opened(call, copied, writable=True) as opened, as_failures():
+            call.machine.hypervisor.readdress(opened.path, source.uuid, uuid)
+    return copied
+
+
+def add_records(
+    call: Call, source: VM, uuid: str, name: str, kind: Kind, made: Made, image: VDI | None, state: str = ""
+) -> str:
+    """The records of a VM made from another, which was in `state` then, and suspended with `image` if there is one."""
     db = call.db
     seed = str(uuids.uuid4())
     fields = cloning.cloned_vm(
-        source.stored(),
+        {**source.stored(), "power_state": state or source.power_state},
         source.ref,
         kind,
         name,
         mac_seed=seed,
-        generation_id=f"{uuids.uuid4().int >> 64}:{uuids.uuid4().int >> 64}",
+        generation_id=_generation(),
         time=now(),
     )
-    if kind in ("clone", "copy") and fields["power_state"] == "Suspended":
-        fields["power_state"] = "Halted"
+    suspended = image is not None
+    fields |= {"power_state": "Suspended", "suspend_VDI": image.ref} if image else {"power_state": "Halted"}
+    if kind in cloning.SNAPSHOTS and call.session is not None:
+        fields["is_vmss_snapshot"] = call.session.pool and call.session.auth_user_name == SCHEDULER
     with db.transaction():
-        vm = db.create(VM, **fields, domid=-1, metrics=db.create(VM_metrics, install_time=now()).ref)
-        for vbd in vbds:
+        metrics = db.create(VM_metrics, install_time=now())
+        vm = db.create(VM, **fields, uuid=uuid, domid=-1, metrics=metrics.ref)
+        for vbd in (db.get(VBD, ref) for ref in source.VBDs):
             vdi = made.get(vbd.ref, vbd.VDI if vbd.type == "CD" else NULL)
             if vbd.type == "Disk" and vdi == NULL:
                 continue
-            db.create(
-                VBD, **cloning.cloned_vbd(vbd.stored(), vm.ref, vdi), metrics=db.create(VBD_metrics).ref
-            )
+            cloned = cloning.cloned_vbd(vbd.stored(), vm.ref, vdi, attached=suspended)
+            db.create(VBD, **cloned, metrics=db.create(VBD_metrics).ref)
         for vif in (db.get(VIF, each) for each in source.VIFs):
             mac = mac_of_seed(seed, int(vif.device))
-            db.create(VIF, **cloning.cloned_vif(vif.stored(), vm.ref, kind, mac=mac))
-        if kind == "snapshot":
+            db.create(VIF, **cloning.cloned_vif(vif.stored(), vm.ref, kind, mac=mac, attached=suspended))
+        firmware.copy_tpms(db, source, vm)
+        passing.copy(db, source, vm)
+        if kind in cloning.SNAPSHOTS:
             source.parent = vm.ref
     return vm.ref
+
+
+def _generation() -> str:
+    return f"{uuids.uuid4().int >> 64}:{uuids.uuid4().int >> 64}"
 
 
 @message("VM.provision", holds="provision")
@@ -151,35 +200,38 @@ def _provisioned(call: Call, vm: VM, disks: list[tuple[provisioning.ProvisionedD
 
 @message("VM.revert", holds="revert")
 def revert(call: Call, snapshot: str) -> None:
-    """Bring a VM back to one of its snapshots: its disks are replaced by clones of the snapshot's.
+    """Bring a VM back to one of its snapshots: its disks are replaced by clones of the snapshot's. To a checkpoint it
+    comes back Suspended, with a copy of the memory.
 
-    Raises VM_REVERT_FAILED [snapshot, vm] where the VM that it was taken of is gone.
+    Raises VM_REVERT_FAILED [snapshot, vm] where the VM that it was taken of is gone, or said to be itself.
     """
     db = call.db
     source = db.get(VM, snapshot)
     vm = db.find(VM, source.snapshot_of)
-    if vm is None:
+    if vm is None or vm is source:
         raise Failure("VM_REVERT_FAILED", snapshot, source.snapshot_of)
-    if vm.power_state == "Suspended":
-        throw_away(call, vm)
-    elif vm.power_state != "Halted":
-        power_off(call, vm)
-    state.halted(db, call.machine, vm)
-    with new_disks(call, vm.uuid) as made_disks:
-        made: dict[str, str] = {}
-        for vbd in (db.get(VBD, ref) for ref in source.VBDs):
-            if vbd.type == "Disk" and not vbd.empty:
-                made[vbd.ref] = made_disks.clone(db.get(VDI, vbd.VDI)).ref
-        replaced = _revert_records(call, vm, source, made)
-    for vdi in replaced:
-        if not db.get(VDI, vdi).VBDs:
-            call.invoke("VDI.destroy", vdi)
+    with call.pipeline.holds.hold(vm, "reverting", call.task):
+        with new_disks(call, str(uuids.uuid4())) as disks:
+            made = made_of(call, source, disks, NewDisks.clone)
+            saved = db.find(VDI, source.suspend_VDI)
+            image = disks.copy(saved, db.get(SR, saved.SR)) if saved is not None else None
+            # From here on nothing fails that could have been known before.
+            if vm.power_state == "Suspended":
+                throw_away(call, vm)
+            elif vm.power_state != "Halted":
+                power_off(call, vm)
+            state.halted(db, call.machine, vm)
+            replaced = _revert_records(call, vm, source, made, image)
+        for vdi in replaced:
+            if not db.get(VDI, vdi).VBDs:
+                call.invoke("VDI.destroy", vdi)
 
 
-def _revert_records(call: Call, vm: VM, source: VM, made: dict[str, str]) -> list[str]:
+def _revert_records(call: Call, vm: VM, source: VM, made: Made, image: VDI | None) -> list[str]:
     """The records of the snapshot in place of the VM's own; returns the disks that the VM had."""
     db = call.db
     taken = source.stored()
+    suspended = image is not None
     with db.transaction():
         mine = [db.get(VBD, ref) for ref in vm.VBDs]
         replaced = [vbd.VDI for vbd in mine if vbd.type == "Disk" and vbd.VDI != NULL]
@@ -187,12 +239,22 @@ def _revert_records(call: Call, vm: VM, source: VM, made: dict[str, str]) -> lis
             db.delete(row)
         for vbd in (db.get(VBD, ref) for ref in source.VBDs):
             vdi = made.get(vbd.ref, vbd.VDI)
-            metrics = db.create(VBD_metrics).ref
-            db.create(VBD, **cloning.cloned_vbd(vbd.stored(), vm.ref, vdi), metrics=metrics)
+            cloned = cloning.cloned_vbd(vbd.stored(), vm.ref, vdi, attached=suspended)
+            db.create(VBD, **cloned, metrics=db.create(VBD_metrics).ref)
             if vdi in made.values():
                 db.get(VDI, vdi).snapshot_of = NULL
         for vif in (db.get(VIF, ref) for ref in source.VIFs):
-            db.create(VIF, **cloning.cloned_vif(vif.stored(), vm.ref, "snapshot", mac=vif.MAC))
-        db.write(vm, {name: taken[name] for name in cloning.VM_KEPT - {"ha_restart_priority"}})
-        vm.parent = source.ref
+            cloned = cloning.cloned_vif(vif.stored(), vm.ref, "snapshot", mac=vif.MAC, attached=suspended)
+            db.create(VIF, **cloned)
+        for vgpu in [db.get(VGPU, ref) for ref in vm.VGPUs]:
+            db.delete(vgpu)
+        passing.copy(db, source, vm)
+        firmware.forget_tpms(db, vm)
+        firmware.copy_tpms(db, source, vm)
+        fields = {name: taken[name] for name in cloning.VM_KEPT - {"ha_restart_priority"}}
+        if vm.generation_id:
+            fields["generation_id"] = _generation()
+        if image is not None:
+            fields |= {"power_state": "Suspended", "suspend_VDI": image.ref}
+        db.write(vm, fields | {"parent": source.ref})
     return replaced

@@ -51,9 +51,16 @@ def refresh_later(db: Database, machine: Machine, vm: VM) -> None:
     _appointments.make(LOOKS[0], _look, db, machine, vm, vm.domid, 1)
 
 
+def goes_on(db: Database, machine: Machine, vm: VM) -> None:
+    """A guest is resumed: it does not know, so it says nothing again. What it said over its channel is kept; its agent
+    is asked, since the news that it is there came before the VM was Running, if at all."""
+    heard(db, vm, vm.channel_data)
+    refresh_later(db, machine, vm)
+
+
 def _look(db: Database, machine: Machine, vm: VM, domid: int, nth: int) -> None:
     """Ask the agent of one run of a VM for the nth time, and make an appointment for the next time if need be."""
-    if vm.ref not in db.rows or vm.power_state != "Running" or vm.domid != domid:
+    if vm.ref not in db.rows or vm.power_state not in ("Running", "Paused") or vm.domid != domid:
         return
     try:
         tree = machine.hypervisor.guest_tree(vm.uuid)

@@ -13,10 +13,11 @@ from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
-from kronos.api.vm import booting, state
+from kronos.api.vdi.copying import RAW
+from kronos.api.vm import booting, firmware, guest, passing, state
 from kronos.api.vm.backing import attach, attach_disks, bring_up_networks, secure_ports
 from kronos.api.vm.naming import named_by_reference
-from kronos.api.vm.new_disks import last_use, new_disks
+from kronos.api.vm.new_disks import NewDisks, last_use, new_disks
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
 from kronos.db.records import SR, VBD, VDI, VM, Host, Pool
@@ -72,14 +73,13 @@ def boot(call: Call, vm: VM, place: Callable[[], object] = bool, *, paused: bool
         ExitStack() as undo,
     ):
         reserve(call, vm, place, undo)
-        devices = (*vm.VBDs, *vm.VIFs)
+        devices = (*vm.VBDs, *vm.VIFs, *vm.VUSBs)
         described = describe(call, vm, undo, lambda attached: booting.load(call, vm, attached, files))
         call.task.progress(0.5)
         domid = call.machine.hypervisor.start(described, paused=paused)
         undo.pop_all()
         state.started(db, call.machine, vm, domid, paused=paused, devices=devices)
-    if vm.start_delay:
-        linger(call, vm.start_delay)
+    linger(call, vm.start_delay)
 
 
 def reserve(call: Call, vm: VM, place: Callable[[], object], undo: ExitStack) -> None:
@@ -88,11 +88,15 @@ def reserve(call: Call, vm: VM, place: Callable[[], object], undo: ExitStack) ->
     with call.db.transaction():
         place()
         vm.scheduled_to_be_resident_on = call.machine.host_ref
+        passing.reserve(call.db, vm, call.host)
+    undo.callback(passing.release, call.db, vm)
     undo.callback(setattr, vm, "scheduled_to_be_resident_on", NULL)
 
 
 def linger(call: Call, seconds: int) -> None:
-    """Wait after a start as the VM's record asks for; a cancellation ends that, and what was started stays."""
+    """Wait after a start or an end as the VM's record asks for; a cancellation ends that, and what was done stays."""
+    if not seconds:
+        return
     woken = threading.Event()
     call.task.on_cancel(woken.set)
     with only_waiting():
@@ -109,9 +113,16 @@ def describe(call: Call, vm: VM, undo: ExitStack, load: Load) -> Domain:
     loaded = load(attachments)
     bring_up_networks(call, vm)
     secure_ports(call, vm, undo)
-    machine = call.machine
     return domains.describe(
-        call.db, vm, attachments, kernels=machine.kernels, resolve=Path.resolve, loaded=loaded
+        call.db,
+        vm,
+        attachments,
+        kernels=call.machine.kernels,
+        resolve=Path.resolve,
+        loaded=loaded,
+        usb=passing.usb(call, vm),
+        pci=passing.pci(call.db, vm),
+        kept=firmware.begin(call, vm),
     )
 
 
@@ -124,7 +135,7 @@ def pause(call: Call, vm: str) -> None:
     row = _vm(call, vm)
     with named_by_reference(row):
         call.machine.hypervisor.pause(row.uuid)
-    row.power_state = "Paused"
+        state.look(call.db, call.machine, row)
 
 
 @message("VM.unpause", holds="unpause")
@@ -133,7 +144,9 @@ def unpause(call: Call, vm: str) -> None:
     row = _vm(call, vm)
     with named_by_reference(row):
         call.machine.hypervisor.unpause(row.uuid)
-    row.power_state = "Running"
+        state.look(call.db, call.machine, row)
+    # One that was resumed or started paused could not answer before.
+    guest.refresh_later(call.db, call.machine, row)
 
 
 # --- suspending ------------------------------------------------------------------------------------------------------
@@ -150,23 +163,8 @@ def suspend(call: Call, vm: str) -> None:
 
 def save(call: Call, row: VM) -> None:
     """Suspend a VM to a new VDI; on a failure it runs on, and the VDI is gone. Raises VM_NO_SUSPEND_SR [vm]."""
-    sr = suspend_sr(call, row)
-    # The saved state is a little more than the memory: devices and the page tables of the format.
-    size = row.memory_static_max + row.memory_static_max // 64 + (64 << 20)
     with named_by_reference(row), new_disks(call, row.uuid) as disks, ExitStack() as undo:
-        image = disks.create(
-            sr,
-            {
-                "name_label": "Suspend image",
-                "name_description": f"Suspend image of {row.name_label}",
-                "virtual_size": size,
-                "type": "suspend",
-                "sharable": False,
-                "read_only": False,
-                "other_config": {},
-                "sm_config": {"type": "raw"},
-            },
-        )
+        image = new_image(call, row, disks)
         attachment = attach(call, image, writable=True, undo=undo)
         # From here on the guest may be gone: should this daemon be killed, the next one looks whether all was written.
         row.suspend_VDI = image.ref
@@ -176,6 +174,25 @@ def save(call: Call, row: VM) -> None:
         call.machine.hypervisor.suspend(row.uuid, attachment.path)
         undo.pop_all()
         state.suspended(call.db, call.machine, row, image)
+
+
+def new_image(call: Call, row: VM, disks: NewDisks) -> VDI:
+    """A disk for a VM's memory, on its suspend SR. Raises VM_NO_SUSPEND_SR [vm]."""
+    # The saved state is a little more than the memory: devices and the page tables of the format.
+    size = row.memory_static_max + row.memory_static_max // 64 + (64 << 20)
+    return disks.create(
+        suspend_sr(call, row),
+        {
+            "name_label": "Suspend image",
+            "name_description": f"Suspend image of {row.name_label}",
+            "virtual_size": size,
+            "type": "suspend",
+            "sharable": False,
+            "read_only": False,
+            "other_config": {},
+            "sm_config": RAW,
+        },
+    )
 
 
 def suspend_sr(call: Call, vm: VM) -> SR:
@@ -230,6 +247,8 @@ def wake(call: Call, vm: VM, place: Callable[[], object], *, paused: bool) -> No
 
 def drop(call: Call, image: VDI) -> None:
     """Destroy saved memory that no VM needs any more. Where that fails the VDI stays, for its owner to remove."""
+    if call.db.referrers("VM", "suspend_VDI", image.ref):
+        return  # a checkpoint's, too
     try:
         call.invoke("VDI.destroy", image.ref)
     except Failure as failure:
@@ -244,6 +263,7 @@ def clean_shutdown(call: Call, vm: str) -> None:
     """Ask the guest to shut down and wait until it has. Raises VM_SHUTDOWN_TIMEOUT, TASK_CANCELLED."""
     row = _vm(call, vm)
     ask_until(call, row, call.machine.hypervisor.shutdown, lambda: row.power_state == "Halted")
+    linger(call, row.shutdown_delay)
 
 
 @message("VM.hard_shutdown", holds="hard_shutdown")
@@ -256,6 +276,7 @@ def hard_shutdown(call: Call, vm: str) -> None:
     else:
         power_off(call, row)
         state.halted(call.db, call.machine, row)
+        linger(call, row.shutdown_delay)
 
 
 @message("VM.shutdown", holds="shutdown")

@@ -1,4 +1,4 @@
-"""VM.pool_migrate: to a host of the pool."""
+"""Where else a VM could run, and moving it there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from kronos.datamodel.errors import Failure
 from kronos.db.records import VM, Host
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
-from kronos.rules import placement
+from kronos.rules import agility, placement
 from kronos.rules.surroundings import is_true
+
+
+@message("VM.assert_agile")
+def assert_agile(call: Call, self: str) -> None:
+    """Raises what ties the VM to its host (rules.agility)."""
+    failure = agility.obstacle(call.db, call.db.get(VM, self))
+    if failure is not None:
+        raise failure
 
 
 @message("VM.pool_migrate", holds="pool_migrate")

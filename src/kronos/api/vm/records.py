@@ -5,12 +5,17 @@ from __future__ import annotations
 import uuid as uuids
 from typing import Any
 
+from kronos.api import blob
+from kronos.api.vm import firmware
 from kronos.datamodel.errors import Failure
+from kronos.db.database import Database
 from kronos.db.record import Record
 from kronos.db.records import (
     VBD,
+    VGPU,
     VIF,
     VM,
+    VUSB,
     Console,
     Host,
     VBD_metrics,
@@ -20,6 +25,7 @@ from kronos.db.records import (
 )
 from kronos.dispatch.call import Call
 from kronos.dispatch.fields import constructor_fields
+from kronos.dispatch.machine import Machine
 from kronos.dispatch.registry import message
 from kronos.rules import devices, placement
 
@@ -54,7 +60,11 @@ def destroy(call: Call, self: str) -> None:
 
 def forget(call: Call, vm: VM) -> None:
     """Remove a VM's record with everything that exists only for it; its children get its parent."""
-    db = call.db
+    remove(call.db, call.machine, vm)
+
+
+def remove(db: Database, machine: Machine, vm: VM) -> None:
+    """`forget`, for who has no call."""
     with db.transaction():
         for child in (db.get(VM, ref) for ref in vm.children):
             child.parent = vm.parent
@@ -63,12 +73,16 @@ def forget(call: Call, vm: VM) -> None:
             belongings += [db.find(VBD_metrics, vbd.metrics), vbd]
         for vif in (db.get(VIF, ref) for ref in vm.VIFs):
             belongings += [db.find(VIF_metrics, vif.metrics), vif]
+        belongings += [*(db.find(VUSB, ref) for ref in vm.VUSBs), *(db.find(VGPU, ref) for ref in vm.VGPUs)]
+        firmware.forget_tpms(db, vm)
         belongings += [db.find(VM_metrics, vm.metrics), db.find(VM_guest_metrics, vm.guest_metrics)]
         for row in belongings:
             if row is not None:
                 db.delete(row)
+        blobs = blob.forget(db, vm)
         db.delete(vm)
-    call.machine.hypervisor.forget(vm.uuid)
+    blob.remove(machine, blobs)
+    machine.hypervisor.forget(vm.uuid)
 
 
 @message("VM.get_allowed_VBD_devices")

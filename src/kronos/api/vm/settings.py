@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from kronos.api.vm.state import metrics_of
 from kronos.datamodel.errors import Failure
-from kronos.db.records import VM, Host
+from kronos.datamodel.types import now
+from kronos.db.records import VM, VUSB, Host
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
+from kronos.dispatch.workers import only_waiting
 from kronos.rules import memory, operations
 from kronos.rules.surroundings import domain_type
 
 LIVE = ("Running", "Paused")
+
+MEMORY_PATIENCE = 256.0
+"""Seconds that a balloon may take; XenServer's default."""
+MEMORY_TOLERANCE = 1 << 20
+"""Bytes by which a guest may miss its target."""
 
 
 def _vm(call: Call, ref: str) -> VM:
@@ -88,12 +96,12 @@ def set_memory(call: Call, self: str, value: int) -> None:
 
 
 @message("VM.set_memory_static_range")
-def set_memory_static_range(call: Call, self: str, min: int, max: int) -> None:  # noqa: A002
+def set_memory_static_range(call: Call, self: str, min: int, max: int) -> None:
     set_limits(call, _vm(call, self), "changing_static_range", static_min=min, static_max=max)
 
 
 @message("VM.set_memory_dynamic_range")
-def set_memory_dynamic_range(call: Call, self: str, min: int, max: int) -> None:  # noqa: A002
+def set_memory_dynamic_range(call: Call, self: str, min: int, max: int) -> None:
     set_limits(call, _vm(call, self), "changing_dynamic_range", dynamic_min=min, dynamic_max=max)
 
 
@@ -121,6 +129,24 @@ def set_memory_dynamic_min(call: Call, self: str, value: int) -> None:
 def set_memory_target_live(call: Call, self: str, target: int) -> None:
     """Ask a running guest's balloon for a size, in bytes."""
     set_target(call, _vm(call, self), target)
+
+
+@message("VM.wait_memory_target_live", holds="awaiting_memory_live")
+def wait_memory_target_live(call: Call, self: str) -> None:
+    """Wait until a guest has the memory that it was asked to have, to a MiB.
+
+    Raises VM_MEMORY_TARGET_WAIT_TIMEOUT [task] after four minutes, TASK_CANCELLED.
+    """
+    vm = _vm(call, self)
+    until = time.monotonic() + MEMORY_PATIENCE
+    pause = 0.05
+    while abs(metrics_of(call.db, vm).memory_actual - vm.memory_target) > MEMORY_TOLERANCE:
+        call.task.check()
+        if time.monotonic() > until:
+            raise Failure("VM_MEMORY_TARGET_WAIT_TIMEOUT", call.task.ref)
+        with only_waiting():
+            time.sleep(pause)
+        pause = min(2 * pause, 2.0)
 
 
 @message("VM.compute_memory_overhead")
@@ -198,6 +224,24 @@ def set_domain_type(call: Call, self: str, value: str) -> None:
 @message("VM.set_actions_after_crash")
 def set_actions_after_crash(call: Call, self: str, value: str) -> None:
     _write(call, _vm(call, self), actions_after_crash=value)
+
+
+@message("VM.set_is_a_template")
+def set_is_a_template(call: Call, self: str, value: bool) -> None:
+    """Make a template of a halted VM, which leaves its group and its USB devices behind; or a VM of a template.
+
+    Raises VM_BAD_POWER_STATE, VM_IS_TEMPLATE, VM_IS_PART_OF_AN_APPLIANCE, VM_ASSIGNED_TO_SNAPSHOT_SCHEDULE.
+    """
+    vm = _vm(call, self)
+    if not value:
+        with call.db.transaction():
+            vm.is_a_template = False
+            call.db.write(metrics_of(call.db, vm), {"install_time": now()})
+        return
+    with call.pipeline.holds.hold(vm, "make_into_template", call.task), call.db.transaction():
+        for ref in vm.VUSBs:
+            call.db.delete(call.db.get(VUSB, ref))
+        call.db.write(vm, {"is_a_template": True, "ha_always_run": False, "groups": ()})
 
 
 @message("VM.set_is_default_template")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from kronos.api.vm import guest
+from kronos.api.vm import firmware, guest, passing
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, now
 from kronos.db.database import Database
@@ -16,6 +16,7 @@ from kronos.db.records import (
     VDI,
     VIF,
     VM,
+    VUSB,
     Console,
     Host_metrics,
     Network,
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 INTERNAL = "is_host_internal_management_network"
 LIVE = ("Running", "Paused")
-COMES_BACK = ("clean_reboot", "hard_reboot", "pool_migrate")
+COMES_BACK = ("clean_reboot", "hard_reboot", "pool_migrate", "checkpoint")
 
 _turns = Turns()
 
@@ -44,19 +45,20 @@ def started(
     db: Database, machine: Machine, vm: VM, domid: int, *, paused: bool, devices: Iterable[str] = ()
 ) -> None:
     """The VM runs here, with these VBDs and VIFs. If it ended before this could be written, it is Halted again."""
-    host = db.get(HostRow, machine.host_ref)
+    resumed = vm.power_state == "Suspended"
     with _turns.of(vm.uuid), db.transaction():
         _write_started(db, machine, vm, domid, paused=paused)
+        passing.started(db, vm)
         for row in (db.rows.get(ref) for ref in devices):
-            if isinstance(row, VBD | VIF):
+            if isinstance(row, VBD | VIF | VUSB):
                 row.currently_attached = True
             if isinstance(row, VBD) and (number := disk_number(row.userdevice)) is not None:
                 row.device = disk_name(number)
-        _consoles(
-            db, vm, host.address if machine.https_port == 443 else f"{host.address}:{machine.https_port}"
-        )
+        _consoles(db, vm, _authority(db, machine))
     if not _runs(machine, vm, otherwise=True):
         halted(db, machine, vm)
+    elif resumed:
+        guest.goes_on(db, machine, vm)
     refresh_memory(db, machine)
 
 
@@ -102,6 +104,18 @@ def metrics_of(db: Database, vm: VM) -> VM_metrics:
     return row
 
 
+def place_consoles(db: Database, machine: Machine) -> None:
+    """Say where the consoles of this host's VMs are, at the address that it has by now."""
+    for vm in db.all(VM):
+        if vm.consoles and vm.resident_on == machine.host_ref and not vm.is_control_domain:
+            _consoles(db, vm, _authority(db, machine))
+
+
+def _authority(db: Database, machine: Machine) -> str:
+    address = db.get(HostRow, machine.host_ref).address
+    return address if machine.https_port == 443 else f"{address}:{machine.https_port}"
+
+
 def _consoles(db: Database, vm: VM, authority: str) -> None:
     """A screen and a serial line for a running VM, at addresses that clients can open."""
     present = {db.get(Console, ref).protocol: db.get(Console, ref) for ref in vm.consoles}
@@ -113,13 +127,22 @@ def _consoles(db: Database, vm: VM, authority: str) -> None:
         db.write(row, {"location": location})
 
 
+def look(db: Database, machine: Machine, vm: VM) -> None:
+    """Write down whether a live VM runs or is paused now. News of that may be older than what a call has done since, so
+    nobody writes what they say, or what was asked for, but what is. Raises INTERNAL_ERROR."""
+    with _turns.of(vm.uuid):
+        seen = machine.hypervisor.state(vm.uuid)
+        if seen is not None and vm.power_state in LIVE:
+            vm.power_state = seen.value
+
+
 def heard_halted(db: Database, machine: Machine, vm: VM) -> bool:
     """Somebody says that the VM is gone; whether it is. It may be of an earlier run that they speak: what runs now is
     what counts."""
-    gone = vm.power_state in LIVE and not _runs(machine, vm, otherwise=False)
-    if gone:
-        halted(db, machine, vm)
-    return gone
+    if vm.power_state not in LIVE or _runs(machine, vm, otherwise=False):
+        return False
+    # Suspended it may be by now: reverted to a checkpoint, which begins with a power cut.
+    return halted(db, machine, vm, LIVE, heard=True)
 
 
 def _runs(machine: Machine, vm: VM, *, otherwise: bool) -> bool:
@@ -131,31 +154,51 @@ def _runs(machine: Machine, vm: VM, *, otherwise: bool) -> bool:
         return otherwise
 
 
-def halted(db: Database, machine: Machine, vm: VM) -> None:
-    """The VM is gone: what it used is let go, and then its records say so. Harmless when it was Halted before.
+def halted(
+    db: Database,
+    machine: Machine,
+    vm: VM,
+    states: Collection[str] = (*LIVE, "Suspended"),
+    *,
+    heard: bool = False,
+) -> bool:
+    """The VM is gone: what it used is let go, and then its records say so, if it was in one of these states. Whether.
 
     In this order, as the next start may come as soon as the records say Halted, and takes the same disks and ports.
+    What was only `heard` is looked up once nobody else changes the VM: it may have been started again meanwhile.
     """
     with _turns.of(vm.uuid):
-        if vm.ref not in db.rows or vm.power_state == "Halted" or vm.is_a_template or vm.is_a_snapshot:
-            return
-        with db.transaction():
-            disks, taps = _attached_disks(db, vm), interfaces_of(db, vm)
-        release(machine, disks, taps)
+        if vm.ref not in db.rows or vm.power_state not in states:
+            return False
+        if heard and _runs(machine, vm, otherwise=False):
+            return False
+        kept = firmware.taken(machine, vm)
+        if not vm.is_a_snapshot:  # a checkpoint's devices are attached in name only
+            with db.transaction():
+                disks, taps = _attached_disks(db, vm), interfaces_of(db, vm)
+            release(machine, disks, taps)
         with db.transaction():
             for vbd in (db.get(VBD, ref) for ref in vm.VBDs):
                 db.write(vbd, {"currently_attached": False, "current_operations": {}})
             for vif in (db.get(VIF, ref) for ref in vm.VIFs):
                 db.write(vif, {"currently_attached": False, "current_operations": {}})
+            for vusb in (db.get(VUSB, ref) for ref in vm.VUSBs):
+                db.write(vusb, {"currently_attached": False, "current_operations": {}})
+            firmware.keep(db, vm, kept)
             _forget_run(db, vm, "Halted")
-    take_down(db, machine, vm)
-    refresh_memory(db, machine)
+            passing.ended(db, vm)
+    if not vm.is_a_snapshot:
+        take_down(db, machine, vm)
+        refresh_memory(db, machine)
+    return True
 
 
 def suspended(db: Database, machine: Machine, vm: VM, image: VDI) -> None:
     """The VM's memory is in its suspend VDI. Its devices stay attached in name, as XenAPI has it."""
+    kept = firmware.taken(machine, vm)
     with db.transaction():
         disks, taps = _attached_disks(db, vm), interfaces_of(db, vm)
+        firmware.keep(db, vm, kept)
         _forget_run(db, vm, "Suspended")
         vm.suspend_VDI = image.ref
     release(machine, [*disks, (db.get(SR, image.SR).uuid, image.uuid)], taps)
@@ -163,7 +206,7 @@ def suspended(db: Database, machine: Machine, vm: VM, image: VDI) -> None:
     refresh_memory(db, machine)
 
 
-def device_gone(db: Database, machine: Machine, vm: VM, device: VBD | VIF) -> None:
+def device_gone(db: Database, machine: Machine, vm: VM, device: VBD | VIF | VUSB) -> None:
     """A device is gone from the guest, unless a call has it in hand that will say so: what was behind it is free."""
     disks: list[tuple[str, str]] = []
     taps: list[str] = []
@@ -172,7 +215,7 @@ def device_gone(db: Database, machine: Machine, vm: VM, device: VBD | VIF) -> No
             return
         if isinstance(device, VIF):
             taps = [port_name(vm.uuid, int(device.device))]
-        else:
+        elif isinstance(device, VBD):
             disks = _attached_disks(db, vm, (device.ref,))
         device.currently_attached = False
     release(machine, disks, taps)

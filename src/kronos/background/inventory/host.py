@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kronos import __released__, __version__
@@ -17,13 +17,30 @@ from kronos.hypervisor import xen_emulator
 from kronos.hypervisor.base import Hypervisor
 from kronos.hypervisor.detection import Detected
 from kronos.system import hardware
+from kronos.system.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PRODUCT_VERSION = "8.3.0"
-"""The XCP-ng release whose behaviour this toolstack offers: clients branch on it, and parse it as numbers."""
 
-PLATFORM_VERSION = "3.4.0"
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What the host says that it is, to clients that branch on it. Versions are parsed as numbers.
+
+    The default is the XCP-ng release whose behaviour this toolstack offers.
+    """
+
+    brand: str
+    version: str
+    platform: str
+    platform_version: str
+
+
+def product(settings: Settings) -> Product:
+    """What the settings name."""
+    return Product(
+        settings.product_brand, settings.product_version, settings.platform_name, settings.platform_version
+    )
+
 
 # Every feature is on; clients read their absence as "restricted", and some fail without the key.
 RESTRICTIONS = {
@@ -90,6 +107,8 @@ class Identity:
     hypervisor: Hypervisor
     detected: Detected
     address: str
+    takes_vms: bool = True
+    product: Product = field(default_factory=lambda: product(Settings()))
 
     @property
     def on_xen(self) -> bool:
@@ -110,9 +129,15 @@ def refresh(db: Database, identity: Identity) -> Host:
     pool = next(iter(db.all(Pool)), None)
     host = db.find(Host, pool.master) if pool is not None else None
     with db.transaction():
-        host = host or _new_host(db)
+        host = host or _new_host(db, identity.product)
         if pool is None:
-            db.create(Pool, master=host.ref, other_config={"cpuid_feature_mask": ""})
+            db.create(
+                Pool,
+                master=host.ref,
+                other_config={"cpuid_feature_mask": ""},
+                # The reference checks one at a time, for its own way to a directory; PAM makes a wrong one wait.
+                ext_auth_max_threads=8,
+            )
         _describe(db, host, identity)
         _processors(db, host, identity)
         _control_domain(db, host, identity)
@@ -121,7 +146,7 @@ def refresh(db: Database, identity: Identity) -> Host:
     return host
 
 
-def _new_host(db: Database) -> Host:
+def _new_host(db: Database, shown: Product) -> Host:
     label = hardware.hostname()
     host = db.create(
         Host,
@@ -132,7 +157,7 @@ def _new_host(db: Database) -> Host:
         edition="free",
         tls_verification_enabled=False,
         ssl_legacy=False,
-        license_params={"sku_type": "free", "version": PRODUCT_VERSION, "expiry": "20991231T00:00:00Z"}
+        license_params={"sku_type": "free", "version": shown.version, "expiry": "20991231T00:00:00Z"}
         | RESTRICTIONS,
     )
     host.iscsi_iqn = host.other_config["iscsi_iqn"]
@@ -151,7 +176,7 @@ def _describe(db: Database, host: Host, identity: Identity) -> None:
         "API_version_vendor": model().schema["api_version_vendor"],
         "software_version": _software_version(identity),
         "other_config": kept | started | warning,
-        "enabled": True,
+        "enabled": identity.takes_vms,
         "hostname": hardware.hostname(),
         "address": identity.address,
         "capabilities": _capabilities(identity),
@@ -162,23 +187,25 @@ def _describe(db: Database, host: Host, identity: Identity) -> None:
         "chipset_info": {"iommu": "false"},
         "cpu_info": _cpu_info(identity.processors()),
         "editions": ("free",),
+        "license_params": host.license_params | {"version": identity.product.version},
     }
     db.write(host, fields)
 
 
 def _software_version(identity: Identity) -> dict[str, str]:
+    shown = identity.product
     versions = dict(identity.hypervisor.versions())
     if identity.on_xen and "qemu" not in versions and (qemu := xen_emulator.version()):
         versions["qemu"] = qemu
     xen = (identity.detected.version if identity.on_xen else "") or versions.pop("xen", "none")
     return {
         **versions,
-        "product_brand": "XCP-ng",
-        "product_version": PRODUCT_VERSION,
-        "product_version_text": PRODUCT_VERSION,
-        "product_version_text_short": PRODUCT_VERSION.rpartition(".")[0],
-        "platform_name": "XCP",
-        "platform_version": PLATFORM_VERSION,
+        "product_brand": shown.brand,
+        "product_version": shown.version,
+        "product_version_text": shown.version,
+        "product_version_text_short": ".".join(shown.version.split(".")[:2]),
+        "platform_name": shown.platform,
+        "platform_version": shown.platform_version,
         "build_number": f"kronos-{__version__}",
         "xapi": model().schema["api_version"],
         "xapi_build": __version__,

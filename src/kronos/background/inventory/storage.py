@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kronos.api.sr import lifecycle
+from kronos.api.vm import importing
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
-from kronos.db.records import PBD, SM, SR, VDI, Host, Pool
+from kronos.db.records import PBD, SM, SR, VDI, Host, Message, Pool
 from kronos.dispatch.pipeline import Pipeline
 from kronos.hypervisor.base import Hypervisor
 from kronos.storage import registry
 
 log = logging.getLogger(__name__)
 
-DEFAULT_TYPE = "file"
+FOLDER_TYPE, DISKS_TYPE = "file", "ext"
 DEFAULT_NAME = "Local storage"
+_CLOSING = 10.0
+"""Seconds that a program of the daemon that was killed gets to close a disk."""
 
 
-def refresh(pipeline: Pipeline, drivers: Iterable[str], default_location: Path | None) -> None:
+def refresh(
+    pipeline: Pipeline, drivers: Iterable[str], default_location: Path | None, local_disks: Sequence[str] = ()
+) -> None:
     """Make the SM records say what `drivers` there are, settle what a crash left, and plug in what was plugged in.
 
-    Where the pool has no SR yet, one is made at `default_location`. Storage that is out of reach stops nothing.
+    Where the pool has no SR yet, one is made over `local_disks`, or else at `default_location`. Storage that is out of
+    reach stops nothing.
     """
     db, machine = pipeline.db, pipeline.machine
     describe_drivers(db, machine.hypervisor, drivers)
@@ -33,11 +40,16 @@ def refresh(pipeline: Pipeline, drivers: Iterable[str], default_location: Path |
     for pbd in [db.get(PBD, ref) for ref in db.get(Host, machine.host_ref).PBDs]:
         if pbd.currently_attached:
             _plug_again(pipeline, pbd)
-    if default_location is not None and not db.all(SR):
-        try:
-            _first_sr(pipeline, default_location)
-        except (Failure, OSError) as error:
-            log.error("There is no local SR at %s: %s", default_location, error)
+    if default_location is None or db.all(SR):
+        return
+    if local_disks:
+        _first_sr_over(pipeline, local_disks)
+        return
+    try:
+        default_location.parent.mkdir(parents=True, exist_ok=True)
+        _first_sr(pipeline, FOLDER_TYPE, {"location": str(default_location)})
+    except (Failure, OSError) as error:
+        log.error("There is no local SR at %s: %s", default_location, error)
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -82,10 +94,10 @@ def _description(info: registry.DriverInfo, hypervisor: Hypervisor) -> dict[str,
 
 
 def _settle_srs(pipeline: Pipeline) -> None:
-    """SRs that were being made when the daemon was killed. Volumes are settled as their SR is plugged in."""
+    """SRs that were being made or destroyed when the daemon was killed. Volumes are settled with their SR's plug."""
     machine = pipeline.machine
     for name, facts in machine.intents.left().items():
-        if facts.get("kind") == "sr":
+        if facts.get("kind") in (lifecycle.INTENT, lifecycle.END):
             try:
                 lifecycle.settle(pipeline.db, machine, facts)
             except Failure as failure:
@@ -95,29 +107,40 @@ def _settle_srs(pipeline: Pipeline) -> None:
 
 def settle_disks(pipeline: Pipeline) -> None:
     """Disks made for a VM, or for its memory, by a call that a crash cut short: those that no VM refers to go.
+    VMs whose import was cut short go before.
 
     Once the VMs' records say what runs, and so which memory is still needed.
     """
     machine = pipeline.machine
     for name, facts in machine.intents.left().items():
         uuids = [uuid for uuid in facts.get("vdis", "").split(",") if uuid]
-        if facts.get("kind") == "disks" and all(_drop(pipeline, uuid) for uuid in uuids):
+        if facts.get("kind") == importing.INTENT:
+            importing.settle(pipeline.db, machine, facts)
+        elif facts.get("kind") != "disks":
+            continue
+        if all(_drop(pipeline, uuid) for uuid in uuids):
             machine.intents.settle(name)
 
 
 def _drop(pipeline: Pipeline, uuid: str) -> bool:
-    """Destroy a disk unless it is in use. False: not now, since its SR is out of reach."""
+    """Destroy a disk unless a VM has it. False: not now, since its SR is out of reach, or somebody holds it open."""
     db = pipeline.db
     ref = db.tables["VDI"].by_uuid(uuid)
     if ref is None or db.get(VDI, ref).VBDs or db.referrers("VM", "suspend_VDI", ref):
         return True
     log.warning("VDI %s was made for a VM by a call that a crash cut short", uuid)
-    try:
-        pipeline.perform_internal("VDI.destroy", ref)
-    except Failure as failure:
-        log.warning("Destroying VDI %s: %s", uuid, failure)
-        return failure.code != "SR_HAS_NO_PBDS"
-    return True
+    deadline = time.monotonic() + _CLOSING
+    while True:
+        try:
+            pipeline.perform_internal("VDI.destroy", ref)
+        except Failure as failure:
+            # The program that wrote it ends when it sees that the daemon is gone; that may take it a moment.
+            if failure.code == "VDI_IN_USE" and time.monotonic() < deadline:
+                time.sleep(_CLOSING / 20)
+                continue
+            log.warning("Destroying VDI %s: %s", uuid, failure)
+            return failure.code not in ("SR_HAS_NO_PBDS", "VDI_IN_USE")
+        return True
 
 
 # --- plugging in -----------------------------------------------------------------------------------------------------
@@ -129,17 +152,14 @@ def _plug_again(pipeline: Pipeline, pbd: PBD) -> None:
     except Failure as failure:
         log.error("PBD %s could not be plugged in at the start: %s", pbd.uuid, failure)
         pbd.currently_attached = False
-        _tell(pipeline, pbd, failure)
+        _tell(pipeline, "PBD_PLUG_FAILED_ON_SERVER_START", f"PBD {pbd.uuid}: {failure}")
 
 
-def _tell(pipeline: Pipeline, pbd: PBD, failure: Failure) -> None:
+def _tell(pipeline: Pipeline, name: str, body: str) -> None:
     """Leave a message for whoever looks after the host."""
-    host = pipeline.db.get(Host, pbd.host)
-    body = f"PBD {pbd.uuid}: {failure}"
+    host = pipeline.db.get(Host, pipeline.machine.host_ref)
     try:
-        pipeline.perform_internal(
-            "message.create", "PBD_PLUG_FAILED_ON_SERVER_START", 3, "Host", host.uuid, body
-        )
+        pipeline.perform_internal("message.create", name, 3, "Host", host.uuid, body)
     except Failure as refused:
         log.debug("No message was left: %s", refused)
 
@@ -147,13 +167,34 @@ def _tell(pipeline: Pipeline, pbd: PBD, failure: Failure) -> None:
 # --- the first SR ----------------------------------------------------------------------------------------------------
 
 
-def _first_sr(pipeline: Pipeline, location: Path) -> None:
-    """A local SR for a host that has none: made anew, or taken over where an earlier installation left one."""
-    location.parent.mkdir(parents=True, exist_ok=True)
-    config = {"location": str(location)}
-    found = pipeline.perform_internal("SR.probe_ext", pipeline.machine.host_ref, config, DEFAULT_TYPE, {})
-    uuid = next((each["sr"]["uuid"] for each in found if "sr" in each), "")
-    ref = _take_over(pipeline, uuid, config) if uuid else _make(pipeline, config)
+def _first_sr_over(pipeline: Pipeline, disks: Sequence[str]) -> None:
+    """A local SR over these disks, all of them or none; what there is without it is told, once.
+
+    No folder takes its place then: it would fill the system's own disk unasked, and the disks would not be tried
+    again. As it is, they are at each start until an administrator has freed them, or made another SR.
+    """
+    try:
+        _first_sr(pipeline, DISKS_TYPE, {"device": ",".join(disks)})
+    except (Failure, OSError) as error:
+        body = f"There is no local SR over {', '.join(disks)}: {error}"
+        log.error("%s", body)
+        if all(each.body != body for each in pipeline.db.all(Message)):
+            _tell(pipeline, "LOCAL_SR_NOT_CREATED", body)
+
+
+def _first_sr(pipeline: Pipeline, kind: str, config: dict[str, str]) -> None:
+    """A local SR for a host that has none: made anew, or taken over where an earlier installation left one.
+
+    One that is on some of the disks alone, or on others besides, is not what was asked for, and no disk of it is free:
+    making it says so.
+    """
+    found = pipeline.perform_internal("SR.probe_ext", pipeline.machine.host_ref, config, kind, {})
+    whole = [
+        each for each in found if "sr" in each and each["complete"] and _same(each["configuration"], config)
+    ]
+    ref = (
+        _take_over(pipeline, whole[0]["sr"]["uuid"], kind, config) if whole else _make(pipeline, kind, config)
+    )
     db = pipeline.db
     with db.transaction():
         db.write(db.get(SR, ref), {"other_config": {"i18n-key": "local-storage"}})
@@ -161,21 +202,26 @@ def _first_sr(pipeline: Pipeline, location: Path) -> None:
         db.write(pool, {"default_SR": ref, "suspend_image_SR": ref, "crash_dump_SR": ref})
         host = db.get(Host, pipeline.machine.host_ref)
         db.write(host, {"suspend_image_sr": ref, "crash_dump_sr": ref})
-    log.info("The SR %s is at %s", json.dumps(DEFAULT_NAME), location)
+    log.info("The SR %s is at %s", json.dumps(DEFAULT_NAME), ", ".join(config.values()))
 
 
-def _make(pipeline: Pipeline, config: dict[str, str]) -> str:
+def _same(found: Mapping[str, str], asked: Mapping[str, str]) -> bool:
+    """Whether two device_configs name the same places, in whatever order."""
+    return {key: set(value.split(",")) for key, value in found.items()} == {
+        key: set(value.split(",")) for key, value in asked.items()
+    }
+
+
+def _make(pipeline: Pipeline, kind: str, config: dict[str, str]) -> str:
     host = pipeline.machine.host_ref
     ref: str = pipeline.perform_internal(
-        "SR.create", host, config, 0, DEFAULT_NAME, "", DEFAULT_TYPE, "user", False, {}
+        "SR.create", host, config, 0, DEFAULT_NAME, "", kind, "user", False, {}
     )
     return ref
 
 
-def _take_over(pipeline: Pipeline, uuid: str, config: dict[str, str]) -> str:
-    ref: str = pipeline.perform_internal(
-        "SR.introduce", uuid, DEFAULT_NAME, "", DEFAULT_TYPE, "user", False, {}
-    )
+def _take_over(pipeline: Pipeline, uuid: str, kind: str, config: dict[str, str]) -> str:
+    ref: str = pipeline.perform_internal("SR.introduce", uuid, DEFAULT_NAME, "", kind, "user", False, {})
     record = {"host": pipeline.machine.host_ref, "SR": ref, "device_config": config}
     pipeline.perform_internal("PBD.plug", pipeline.perform_internal("PBD.create", record))
     return ref

@@ -86,6 +86,7 @@ class Fetcher:
     @contextlib.contextmanager
     def _web(self, path: str) -> Iterator[Readable]:
         source = self.source
+        # Source has checked the scheme.
         request = urllib.request.Request(source.url(path), headers={"User-Agent": "eliloader"})  # noqa: S310
         if source.user:
             secret = base64.b64encode(f"{source.user}:{source.password}".encode()).decode()

@@ -99,6 +99,7 @@ def _command(drivers: str | None) -> list[str]:
     if jailer is None:
         raise InstallFailed("SUPPORT_PACKAGE_MISSING", "bubblewrap")
     command = [jailer, "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
+    # A file system of its own is mounted there.
     command += ["--die-with-parent", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]  # noqa: S108
     for path in _SYSTEM:
         command += _as_here(Path(path))

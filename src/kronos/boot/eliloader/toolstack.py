@@ -15,7 +15,6 @@ from kronos.boot.eliloader.refusal import InstallFailed
 from kronos.system import settings
 
 _SILENCE = 60.0
-CONFIGURATION = Path("/etc/xapi.toml")
 
 
 class _Connection(http.client.HTTPConnection):
@@ -81,7 +80,7 @@ class Toolstack:
 def local_socket() -> Path:
     """Where this host's daemon listens. Raises INTERNAL_ERROR where its settings cannot be read."""
     try:
-        found = settings.read(CONFIGURATION if CONFIGURATION.exists() else None, {})
+        found = settings.read(settings.CONFIGURATION, {}, may_be_missing=True)
     except settings.SettingsWrong as error:
         raise InstallFailed("INTERNAL_ERROR", str(error)) from error
     return found.socket

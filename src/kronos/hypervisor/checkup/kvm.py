@@ -56,6 +56,12 @@ def firmware(surroundings: Surroundings) -> Outcome:
     )
 
 
+def tpms(surroundings: Surroundings) -> Outcome:
+    if surroundings.program("swtpm") and surroundings.program("swtpm_setup"):
+        return ok("Guests can have a TPM.")
+    return warning("Guests cannot have a TPM.", surroundings.install("swtpm-tools", "swtpm-tools"))
+
+
 def other_hypervisor(surroundings: Surroundings) -> Outcome:
     """Somebody who installed Xen meant to use it."""
     installed = surroundings.first("boot/xen-*.gz", "boot/xen-*.efi", "boot/xen.gz")
@@ -73,5 +79,6 @@ CHECKS = (
     Check("KVM's modules", modules),
     Check("taps", taps),
     Check("UEFI firmware", firmware),
+    Check("TPM", tpms),
     Check("Xen", other_hypervisor),
 )

@@ -6,7 +6,7 @@ import re
 import socket
 from functools import partial
 
-from kronos.hypervisor import xen_emulator
+from kronos.hypervisor import xen_emulator, xen_info
 from kronos.hypervisor.checkup.check import Check, Outcome, missing, ok, warning
 from kronos.hypervisor.checkup.surroundings import Surroundings
 
@@ -144,8 +144,7 @@ def other_toolstacks(surroundings: Surroundings) -> Outcome:
 
 def _xl_info(surroundings: Surroundings) -> dict[str, str]:
     """What `xl info` says, by name; empty where it says nothing."""
-    lines = (line.partition(":") for line in (surroundings.command("xl", "info") or "").splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}
+    return xen_info.parsed(surroundings.command("xl", "info") or "")
 
 
 def hardware_virtualisation(surroundings: Surroundings) -> Outcome:

@@ -14,9 +14,9 @@ from kronos.db.database import Database
 from kronos.db.record import Record
 from kronos.rules.operations import cluster, host, pool, sr, vbd, vdi, vif, vm, vm_appliance, vtpm, vusb
 from kronos.rules.operations.neighbours import REACHES
-from kronos.rules.operations.obstacle import Obstacle
+from kronos.rules.operations.obstacle import Obstacle, blockers
 
-__all__ = ["allowed", "derive", "refresh", "refusal", "ruled"]
+__all__ = ["allowed", "blockers", "derive", "refresh", "refusal", "ruled"]
 
 
 class Rules(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ def bar(operations: Collection[str], code: str, *params: str) -> Obstacle:
 
 def enumerated(enum: str) -> tuple[str, ...]:
     """The values of a XenAPI enum, in its order."""
+    # The type of an enum is an EnumType.
     values: tuple[str, ...] = model().type(f"enum {enum}").values  # type: ignore[attr-defined]
     return values
 
@@ -47,6 +49,11 @@ def in_progress(
     else:
         shown = [f"{{{','.join(each)}}}" for each in (names, tasks)]
     return bar(operations, "OTHER_OPERATION_IN_PROGRESS", cls, ref, *shown)
+
+
+def blockers(refusal: Failure) -> frozenset[str]:
+    """The tasks that an OTHER_OPERATION_IN_PROGRESS [class, reference, operations, tasks] names."""
+    return frozenset(re.split("[,;] ?", refusal.description[-1].strip("{}")))
 
 
 def first(current: Mapping[str, str], *, besides: Collection[str] = ()) -> tuple[str, str] | None:

@@ -85,6 +85,9 @@ def _disk(db: Database, vbd: VBD, vm: VM, *, strict: bool) -> Iterator[Obstacle]
     if strict or vbd.currently_attached and vm.power_state != "Suspended":
         return
     writes = vbd.mode == "RW"
+    if writes and "copy" in vdi.current_operations.values():
+        # Whoever copies or exports a disk reads it, as another VM would.
+        yield bar(_TAKES, "VDI_IN_USE", vdi.ref)
     if not vdi.sharable and not vm.is_control_domain:
         modes = {other.mode for other in _users(db, vdi) if other is not vbd}
         if "RW" in modes or writes and modes:

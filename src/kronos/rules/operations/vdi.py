@@ -109,7 +109,7 @@ def _users(db: Database, vdi: VDI) -> Iterator[Obstacle]:
         written = any(vbd.mode == "RW" for vbd in active)
         barred = _NOT_LIVE if written else _NOT_BESIDE_READERS
         if all(_of_snapshot(db, vbd) for vbd in active):
-            barred = barred - {"list_changed_blocks"}
+            barred = barred - {"list_changed_blocks", "copy"}
         yield Obstacle(barred, lambda name: Failure("VDI_IN_USE", vdi.ref, name))
     if busy is not None:
         task, name = busy

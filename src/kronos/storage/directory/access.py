@@ -48,11 +48,18 @@ class Directory:
             self._lock = os.open(self.root / LOCK, flags, 0o600)
             return True
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """False: it was already."""
         with self._mutex:
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            if self._lock is None:
+                return False
+            os.close(self._lock)
+            self._lock = None
+            return True
+
+    @property
+    def is_open(self) -> bool:
+        return self._lock is not None
 
     @contextmanager
     def locked(self) -> Iterator[None]:

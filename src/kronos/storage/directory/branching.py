@@ -13,12 +13,13 @@ from types import TracebackType
 
 from kronos.datamodel.errors import Failure
 from kronos.storage.base import Volume
-from kronos.storage.directory.access import Directory, layer_name
+from kronos.storage.directory.access import Directory, is_layer, layer_name
 from kronos.storage.directory.catalogue import LONGEST_CHAIN
 from kronos.storage.directory.recovery import HeldIntent
 from kronos.storage.directory.sidecar import Intent, Sidecar
 from kronos.storage.faults import Fault
 from kronos.storage.images import image
+from kronos.storage.images.image import in_use
 
 # The hypervisor says so before it tries anything; after every other error the guest may have moved.
 _REFUSED = "VM_LACKS_FEATURE"
@@ -48,6 +49,37 @@ def branch(directory: Directory, uuid: str, new_uuid: str, *, clone: bool) -> Vo
             directory.recovery.write(new)
             directory.recovery.write(replace(sidecar, head=intent.head))
         return directory.present(new)
+
+
+def revert(directory: Directory, uuid: str, source_uuid: str) -> Volume:
+    """Let a disk that nobody uses go on from what another volume holds. A crash leaves the old content or the new."""
+    with directory.locked():
+        for each in (uuid, source_uuid):
+            directory.check_not_switching(each)
+        sidecar, source = directory.required(uuid), directory.required(source_uuid)
+        old, layers = directory.checked_chain(sidecar.head), directory.checked_chain(source.head)
+        if in_use(directory.root / sidecar.head, for_writing=False):
+            raise Failure("VDI_IN_USE", uuid, "revert")
+        directory.check_not_written(source_uuid, layers, "revert")
+        size, backing = layers[source.head].virtual_size, layers[source.head].backing
+        made = [layer_name("qcow2")]
+        if not image.shows_only_its_backing(directory.root / source.head):
+            # It was written to since it was taken: both go on from that.
+            if len(layers) >= LONGEST_CHAIN:
+                raise Fault.CHAIN_TOO_LONG.failure(f"{len(layers)} layers")
+            made.append(layer_name("qcow2"))
+            backing = source.head
+        unused = [name for name in old if name == sidecar.head or is_layer(name)]
+        held = directory.recovery.declare(Intent(files=(*made, *unused)))
+        try:
+            for name in made:
+                _make(directory, name, size, backing)
+            for name in made[1:]:
+                directory.recovery.write(replace(source, head=name))
+            directory.recovery.write(replace(sidecar, head=made[0]))
+        finally:
+            directory.recovery.conclude(held)
+        return directory.present(directory.required(uuid))
 
 
 class LiveBranch:

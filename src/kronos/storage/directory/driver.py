@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,12 @@ from kronos.storage.base import (
     Space,
     StorageDriver,
     Volume,
+    nothing,
     whole_sectors,
 )
 from kronos.storage.directory import presentation
 from kronos.storage.directory.access import LOCK, Directory, is_layer, layer_name
-from kronos.storage.directory.branching import LiveBranch, branch
+from kronos.storage.directory.branching import LiveBranch, branch, revert
 from kronos.storage.directory.catalogue import SIDECAR, Contents, chain
 from kronos.storage.directory.sidecar import BadSidecar, Intent, Sidecar, encode_marker, read_marker
 from kronos.storage.faults import Fault, as_failures
@@ -73,11 +74,10 @@ class DirectoryDriver(StorageDriver):
     def detach(self) -> None:
         self.directory.close()
 
-    def destroy(self) -> None:
+    def destroy(self, began: Callable[[], None] = nothing) -> None:
         with self.directory.locked():
-            contents = self.directory.recovery.settle()
-            if contents.sidecars or contents.bad_sidecars or contents.loose() or contents.intents:
-                raise Failure("SR_NOT_EMPTY")
+            self._check_empty()
+            began()
             self.directory.files.remove(MARKER)
             self.directory.files.remove(LOCK)
             self.detach()
@@ -95,6 +95,10 @@ class DirectoryDriver(StorageDriver):
 
     def stat(self) -> Space:
         return self._space(sum(each.virtual_size for each in self.scan() if each.managed))
+
+    def space_now(self) -> tuple[int, int] | None:
+        space = self._space(0)
+        return space.physical_size, space.physical_utilisation
 
     def scan(self) -> list[Volume]:
         with self.directory.locked():
@@ -134,7 +138,7 @@ class DirectoryDriver(StorageDriver):
         *,
         name_label: str = "",
         name_description: str = "",
-        type: str = "user",  # noqa: A002
+        type: str = "user",
         sharable: bool = False,
         read_only: bool = False,
         sm_config: Mapping[str, str] | None = None,
@@ -200,6 +204,9 @@ class DirectoryDriver(StorageDriver):
     def volume_clone(self, uuid: str, new_uuid: str, *, live: LiveSwitch | None = None) -> Volume:
         return self._branch(uuid, new_uuid, True, live)
 
+    def volume_revert(self, uuid: str, source: str) -> Volume:
+        return revert(self.directory, uuid, source)
+
     def live_snapshot(self, uuid: str, new_uuid: str, *, clone: bool = False) -> LiveBranch:
         return LiveBranch(self.directory, uuid, new_uuid, clone=clone)
 
@@ -222,6 +229,7 @@ class DirectoryDriver(StorageDriver):
         }
         with self.directory.locked():
             sidecar = self.directory.required(uuid)
+            # Callers name the sidecar's own fields.
             changed = replace(sidecar, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
             self._check_size_of(changed)
             if changed != sidecar:
@@ -251,6 +259,12 @@ class DirectoryDriver(StorageDriver):
         with self.live_snapshot(uuid, new_uuid, clone=clone) as pending:
             live(uuid, pending.announce())
         return pending.volume
+
+    def _check_empty(self) -> None:
+        """Raises SR_NOT_EMPTY. With the lock held."""
+        contents = self.directory.recovery.settle()
+        if contents.sidecars or contents.bad_sidecars or contents.loose() or contents.intents:
+            raise Failure("SR_NOT_EMPTY")
 
     def _place(self) -> Mapping[str, str]:
         """The device_config that leads here."""

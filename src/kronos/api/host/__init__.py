@@ -1,0 +1,1 @@
+"""host: one module a family of messages."""

@@ -1,0 +1,1 @@
+"""pool: one module a family of messages."""

@@ -1,0 +1,1 @@
+"""What was measured of the host, its VMs and SRs: names, archives, and their forms for others."""

@@ -1,0 +1,20 @@
+"""Host names: what a host may be called."""
+
+from __future__ import annotations
+
+import re
+
+from kronos.datamodel.errors import Failure
+
+LONGEST = 255
+_LETTERS = re.compile(r"[A-Za-z0-9.-]*")
+
+
+def require_hostname(untrusted: str) -> None:
+    """Raises HOST_NAME_INVALID [reason]."""
+    if not untrusted:
+        raise Failure("HOST_NAME_INVALID", "hostname empty")
+    if len(untrusted) > LONGEST:
+        raise Failure("HOST_NAME_INVALID", "hostname is too long")
+    if not _LETTERS.fullmatch(untrusted) or untrusted.startswith("-") or untrusted.endswith("-"):
+        raise Failure("HOST_NAME_INVALID", "hostname contains invalid characters")

@@ -1,0 +1,1 @@
+"""Metrics: which values come of which counters, and which rows of which archives a client gets."""
