@@ -12,6 +12,7 @@ help:
 	@echo "make rpm         build the RPMs into build/rpm"
 	@echo "make repository  sign the packages that were built and put them into build/repository"
 	@echo "make test-packages  install, upgrade and purge the packages on emulated stock machines (half an hour)"
+	@echo "make test-disks  the local SR over disks, on an emulated machine with the packages"
 	@echo "make stubs       write the generated stubs again"
 
 setup:
@@ -50,7 +51,10 @@ repository:
 test-packages: setup-test
 	@$(PYTHON) tools/test_packages.py
 
+test-disks: setup-test
+	@$(PYTHON) tools/test_local_disks.py
+
 stubs: setup
 	@$(PYTHON) tools/stubs.py
 
-.PHONY: help setup setup-test demo demo-stop check test test-xen bench deb rpm repository test-packages stubs
+.PHONY: help setup setup-test demo demo-stop check test test-xen bench deb rpm repository test-packages test-disks stubs

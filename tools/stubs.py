@@ -1,4 +1,5 @@
-"""Write src/kronos/db/records.pyi from the facts: every field of every class, typed. `--check` only compares."""
+"""Write from the facts what is generated: src/kronos/db/records.pyi, every field of every class, typed, and the modules
+of the client for Python (client.py). `--check` only compares."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE / "src"))
 
+import client  # noqa: E402  # after the path is set
 from kronos.datamodel.model import Class, model  # noqa: E402  # after the path is set
 from kronos.datamodel.types import (  # noqa: E402
     EnumType,
@@ -64,15 +66,19 @@ def stub(cls: Class) -> str:
     return f"class {python_name(cls.name)}(Record):\n" + ("\n".join(lines) or "    ...") + "\n"
 
 
+def records() -> str:
+    return HEADER + "".join("\n" + stub(cls) for cls in model().classes.values())
+
+
 def main() -> int:
-    text = HEADER + "".join("\n" + stub(cls) for cls in model().classes.values())
-    if "--check" in sys.argv:
-        if not TARGET.exists() or TARGET.read_text() != text:
-            print(f"{TARGET.relative_to(HERE)} is stale: run `make stubs`", file=sys.stderr)
-            return 1
-        return 0
-    TARGET.write_text(text)
-    return 0
+    wanted = {TARGET: records(), **client.files()}
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        if "--check" in sys.argv:
+            print(f"{path.relative_to(HERE)} is stale: run `make stubs`", file=sys.stderr)
+        else:
+            path.write_text(wanted[path])
+    return 1 if stale and "--check" in sys.argv else 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -29,7 +30,7 @@ _numbers = itertools.count()
 # Its own accounts, PAM service and names over the machine's, and the devices of its own network in /sys.
 _ENTER = """\
 set -e
-for name in shadow hosts pam.d; do mount --bind "$1/$name" "/etc/$name"; done
+for name in passwd group shadow hosts pam.d; do mount --bind "$1/$name" "/etc/$name"; done
 mount --rbind /sys/fs/cgroup "$1/cgroup"
 mount -t sysfs sysfs /sys
 mount --rbind "$1/cgroup" /sys/fs/cgroup
@@ -72,11 +73,38 @@ class Host:
         shutil.copytree("/etc/pam.d", etc / "pam.d")
         fedora = not (etc / "pam.d" / "common-auth").exists()
         shutil.copy(_PAM / ("xapi.fedora" if fedora else "xapi"), etc / "pam.d" / "xapi")
+        for name in ("passwd", "group"):
+            shutil.copy(f"/etc/{name}", etc / name)
         lines = Path("/etc/shadow").read_text().splitlines()
         others = [line for line in lines if not line.startswith("root:")]
         (etc / "shadow").write_text("\n".join([f"root:{_HASH}:20000:0:99999:7:::", *others]) + "\n")
         (etc / "shadow").chmod(0o600)
         (etc / "hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.hostname}\n")
+
+    def add_user(self, name: str, uid: int, *groups: str) -> None:
+        """An account with PASSWORD, in a group of its own and others that there are."""
+        self._append(
+            "passwd", f"{name}:x:{uid}:{uid}:{name.title()} of the tests:/nonexistent:/usr/sbin/nologin"
+        )
+        self._append("shadow", f"{name}:{_HASH}:20000:0:99999:7:::")
+        self._append("group", f"{name}:x:{uid}:")
+        for group in groups:
+            self.change("group", rf"(?m)^({group}:.*?),?$", rf"\1,{name}", r":,", ":")
+
+    def add_group(self, name: str, gid: int) -> None:
+        self._append("group", f"{name}:x:{gid}:")
+
+    def change(self, database: str, *patterns: str) -> None:
+        """Replace patterns in `passwd`, `group` or `shadow`, each followed by what takes its place."""
+        path = self.directory / "etc" / database
+        text = path.read_text()
+        for pattern, replacement in zip(patterns[::2], patterns[1::2], strict=True):
+            text = re.sub(pattern, replacement, text)
+        path.write_text(text)  # in place: it is mounted over the machine's
+
+    def _append(self, database: str, line: str) -> None:
+        path = self.directory / "etc" / database
+        path.write_text(f"{path.read_text()}{line}\n")
 
     def command(self, *argv: str) -> list[str]:
         """The command line that runs `argv` in this host."""

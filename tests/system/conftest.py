@@ -69,8 +69,12 @@ def clean_up(client: Client, before: dict[str, set[str]]) -> None:
         with contextlib.suppress(Failure):
             client("VM.hard_shutdown", vm)
         client("VM.destroy", vm)
+    managed = {ref: row["managed"] for ref, row in client("VDI.get_all_records").items()}
     for name in ("VDI", "network"):
-        for ref in set(client(f"{name}.get_all")) - before[name]:
+        # What disks share goes when the last of them does.
+        for ref in sorted(
+            set(client(f"{name}.get_all")) - before[name], key=lambda ref: not managed.get(ref)
+        ):
             wait_until(lambda ref=ref, name=name: _gone(client, name, ref), 10, f"{name} {ref} stays")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 
 from harness.client import Client
 from harness.daemon import Daemon
-from harness.guests import vm_record
+from harness.guests import add_disk, default_sr, new_disk, vm_record
 from harness.host import PASSWORD
+from harness.transfer import filled, pattern
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
@@ -58,3 +60,30 @@ def test_it_lists_follows_starts_and_stops(
     assert seen["cloneLabel"] == "a clone"
     assert seen["error"] == {"code": "HANDLE_INVALID", "params": ["VM", "OpaqueRef:nothing"]}
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_it_moves_disks_and_vms(installed: Path, client: Client, daemon: Daemon, scheme: str) -> None:
+    disk = filled(daemon, client, pattern())
+    vm = client("VM.create", vm_record(daemon.state, "moved by xen-api"))
+    add_disk(client, vm, disk)
+    task = {
+        "url": f"{scheme}://{daemon.host.address}",
+        "user": "root",
+        "password": PASSWORD,
+        "vdi": disk,
+        "target": new_disk(client, "target", len(pattern())),
+        "vm": vm,
+        "sr": default_sr(client),
+    }
+    argv = ["node", "transfer.mjs", json.dumps(task)]
+    done = subprocess.run(argv, cwd=installed, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+
+    expected = hashlib.sha256(pattern()).hexdigest()
+    assert [seen["source"], seen["afterBuffer"], seen["afterStream"]] == [expected] * 3
+    assert seen["buffer"] == task["target"]
+    (copy,) = seen["vms"]
+    assert client("VM.get_name_label", copy) == "moved by xen-api"
+    assert seen["error"] == "IMPORT_ERROR_PREMATURE_EOF"

@@ -6,26 +6,26 @@ missing, or when what it is made of changes; every machine runs on a throw-away 
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.debian import SUITE, alone, mmdebstrap, package_sources
 from kronos.boot.bzimage import kernel_elf
 from kronos.boot.initramfs import Archive
 from kronos.boot.kernel_modules import closure
-from kronos.system.locks import FileLock, LockHeld
+
+__all__ = ["CACHE", "REPOSITORY", "SUITE", "Image", "image", "package_sources", "packages"]
 
 CACHE = Path("/var/cache/kronos/xen")
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[2]
-SUITE = "bookworm"
 SIZE = 8 << 30
 """Bytes of the disk as the control domain sees it; little of it is ever written."""
 
@@ -56,7 +56,7 @@ def packages() -> list[str]:
 def image(cache: Path = CACHE, progress: Callable[[str], None] = print) -> Image:
     """The image, made if need be: 2 to 3 minutes from nothing, half a minute from the packages' unpacked tree."""
     cache.mkdir(parents=True, exist_ok=True)
-    with _alone(cache / "lock"):
+    with alone(cache / "lock"):
         tree = _tree(cache, progress)
         made = _made(cache / f"image-{_digest(tree.name.encode(), *_recipe())}")
         if not made.disk.exists():
@@ -105,26 +105,15 @@ def _tree(cache: Path, progress: Callable[[str], None]) -> Path:
         f"Installing {len(packages())} packages and what they need into a control domain (about 2 minutes)"
     )
     part = archive.with_suffix(".part")
-    argv = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", f"--include={','.join(packages())}"]
+    argv = ["--variant=apt", "--format=tar", f"--include={','.join(packages())}"]
     argv += ['--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"']
     argv += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     # Its own kernel packages would make RAM disks that nobody boots.
     argv += ['--setup-hook=mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/etc/kernel/postinst.d"']
-    argv += ["--skip=check/empty,essential/unlink", SUITE, str(part), *package_sources()]
-    with archive.with_suffix(".log").open("wb") as log:
-        done = subprocess.run(argv, stdout=log, stderr=log, timeout=1200)
-    if done.returncode != 0:
-        tail = "\n".join(archive.with_suffix(".log").read_text(errors="replace").splitlines()[-20:])
-        raise RuntimeError(f"mmdebstrap ended with {done.returncode}:\n{tail}")
+    argv += ["--skip=check/empty,essential/unlink"]
+    mmdebstrap(argv, part, archive.with_suffix(".log"))
     subprocess.run(["zstd", "-q", "-1", "--rm", part, "-o", archive], check=True, timeout=300)
     return archive
-
-
-def package_sources() -> list[str]:
-    """This machine's own package sources: whoever runs the tests has said there where packages are."""
-    places = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.sources"))]
-    places += sorted(Path("/etc/apt/sources.list.d").glob("*.list"))
-    return [str(path) for path in places if path.is_file() and "debian" in path.read_text().lower()][:1]
 
 
 # --- the disk --------------------------------------------------------------------------------------------------------
@@ -194,20 +183,3 @@ def _furnish(root: Path, public_key: Path) -> None:
         raise RuntimeError(f"furnish.sh: {done.stdout}{done.stderr}")
     for name in ("root.pub", "furnish.sh"):
         (root / name).unlink()
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    lock, deadline = FileLock(path), time.monotonic() + 1500
-    while True:
-        try:
-            lock.acquire()
-            break
-        except LockHeld:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-    try:
-        yield
-    finally:
-        lock.release()

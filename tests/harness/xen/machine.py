@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,15 +125,19 @@ class Machine:
         self._await_libvirt()
 
     def _await_libvirt(self) -> None:
-        until = time.monotonic() + BOOT
+        self._await(self._refusal, "its libvirt does not answer", BOOT)
+
+    def _await(self, refusal: Callable[[], str], what: str, limit: float) -> None:
+        """Until there is no refusal, which is in words. Raises Broken with `what` and the last one."""
+        until = time.monotonic() + limit
         while True:
             if self._process is not None and self._process.poll() is not None:
                 raise self.broken(f"QEMU ended: {(self.directory / 'qemu.log').read_text(errors='replace')}")
-            last = self._refusal()
+            last = refusal()
             if not last:
                 return
             if time.monotonic() > until:
-                raise self.broken(f"its libvirt does not answer after {BOOT:.0f} s; last: {last}")
+                raise self.broken(f"{what} after {limit:.0f} s; last: {last}")
             time.sleep(0.5)
 
     def _refusal(self) -> str:
@@ -231,7 +235,7 @@ class Machine:
             "root@127.0.0.1",
         ]
 
-    def run(self, command: str, timeout: float = 60, *, input: bytes | None = None) -> str:  # noqa: A002
+    def run(self, command: str, timeout: float = 60, *, input: bytes | None = None) -> str:
         """What a shell command in the control domain prints. Raises Broken with all it said where it fails."""
         try:
             done = subprocess.run([*self.ssh(), command], capture_output=True, timeout=timeout, input=input)

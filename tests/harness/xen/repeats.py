@@ -54,5 +54,5 @@ def _begin_anew(item: pytest.Item) -> None:
     """Make again what this test shares with others: the guest that died may be all the module's."""
     try:
         item.session._setupstate.teardown_exact(None)
-    except Exception as error:  # noqa: BLE001 - a dead guest may not be ended as a live one
+    except Exception as error:
         repeated.append(f"{item.nodeid}: {error!r} when what it shares with other tests was taken down")

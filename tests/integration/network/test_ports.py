@@ -110,7 +110,7 @@ def test_a_guest_locked_to_ipv6_can_look_whether_its_address_is_free(
     guests.one.run("ip", "addr", "del", "fd00::1/64", "dev", "eth0")
     guests.one.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_dad")
     guests.one.run("ip", "addr", "add", "fd00::1/64", "dev", "eth0")
-    deadline = time.monotonic() + 4
+    deadline = time.monotonic() + 20
     while "dadfailed" not in guests.one.run("ip", "addr", "show", "eth0"):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -123,7 +123,7 @@ def test_one_waiting_client_does_not_hold_up_others(server: Any) -> None:
     before = threading.active_count()
     began = time.monotonic()
     assert call(server.http(), "echo", "a")["Value"] == "a"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4, "it waited for them"
     assert threading.active_count() == before
     for raw in waiting:
         raw.close()
@@ -158,7 +158,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_sent(server: Any) -> N
         began = time.monotonic()
         raw.sendall(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 104857600\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 413 ")
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10, "it waited for the body"
 
 
 def test_a_client_that_sends_a_refused_body_anyhow_sees_the_refusal(server: Any) -> None:
@@ -180,7 +180,7 @@ def test_a_refused_client_that_stays_is_closed(start: Any) -> None:
         raw.sendall(b"nonsense\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400 ")
         deadline = time.monotonic() + 5
-        with pytest.raises(OSError):  # noqa: PT012
+        with pytest.raises(OSError):
             while time.monotonic() < deadline:
                 raw.sendall(b"more")
                 time.sleep(0.1)
@@ -191,7 +191,7 @@ def test_slow_headers_end_the_connection(start: Any) -> None:
     with server.socket() as raw:
         raw.sendall(b"POST / HTTP/1.1\r\n")
         began = time.monotonic()
-        with pytest.raises(OSError):  # noqa: PT012
+        with pytest.raises(OSError):
             while time.monotonic() - began < 10:
                 time.sleep(0.2)
                 raw.sendall(b"X: y\r\n")
