@@ -23,9 +23,12 @@ GOALS: Final = {
     "G6": "setters",
     "G8": "restart",
     "G9": "fanout",
+    "G10": "transfers",
     "G13": "lifecycle",
     "G14": "simulated",
     "G15": "cli",
+    "G16": "metrics",
+    "G17": "scale",
 }
 
 

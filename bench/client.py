@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -33,11 +34,15 @@ def json_call(name: str, *args: object) -> bytes:
 class Client:
     """One keep-alive connection."""
 
-    def __init__(self, address: int | str) -> None:
-        """`address` is a port of this machine, or a Unix socket's path."""
+    def __init__(self, address: int | str, *, tls: bool = False, gzip: bool = False) -> None:
+        """`address` is a port of this machine, or a Unix socket's path. A reply with gzip is not unpacked."""
+        self.head = "Accept-Encoding: gzip\r\n" if gzip else ""
+        self.socket: socket.socket
         if isinstance(address, int):
             self.socket = socket.create_connection(("127.0.0.1", address))
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls:
+                self.socket = _trusting().wrap_socket(self.socket)
         else:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.connect(address)
@@ -45,7 +50,9 @@ class Client:
 
     def post(self, path: str, body: bytes) -> memoryview:
         """The body of the reply; it holds until the next call."""
-        head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: bench\r\n{self.head}Content-Length: {len(body)}\r\n\r\n".encode()
+        )
         self.socket.sendall(head + body)
         view, filled, whole, begins = memoryview(self.buffer), 0, 0, 0
         while not whole or filled < whole:
@@ -73,6 +80,14 @@ class Client:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def _trusting() -> ssl.SSLContext:
+    """The server is our own child."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def content_length(head: bytes) -> int:
@@ -120,7 +135,16 @@ end
 """
 
 
-def wrk(port: int, path: str, body: bytes, connections: int, seconds: float, marker: bytes = b"") -> Load:
+def wrk(
+    port: int,
+    path: str,
+    body: bytes,
+    connections: int,
+    seconds: float,
+    marker: bytes = b"",
+    *,
+    tls: bool = False,
+) -> Load:
     """Load a server from the other core; `marker` in the body is replaced by a number that grows."""
     program = shutil.which("wrk")
     if program is None:
@@ -148,7 +172,7 @@ def wrk(port: int, path: str, body: bytes, connections: int, seconds: float, mar
             str(file),
         ]
         done = subprocess.run(
-            ["taskset", "-c", str(CLIENT_CORE), *argv, f"http://127.0.0.1:{port}"],
+            ["taskset", "-c", str(CLIENT_CORE), *argv, f"http{'s' if tls else ''}://127.0.0.1:{port}"],
             stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
     return parse_wrk(done.stdout)

@@ -2,7 +2,8 @@
 
 Options: `directory`; `vms` to make; `disks`, `interfaces` and `metrics` a VM; `load` to start from the database that
 is there; `derive` (true) to keep allowed_operations; `hypervisor` fake, simulated, or qemu with its `uri`; `attachable`
-for disks that VMs can start with; `pinned` (true) to one core; `memory` in bytes that the host is to have.
+for disks that VMs can start with; `images` for disks of that many bytes in files, below `directory`; `tls` for a second
+port with it; `pinned` (true) to one core; `memory` in bytes that the host is to have.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from kronos.api import catalogue
 from kronos.background.follow import Follow
 from kronos.db.database import Database
 from kronos.db.journal import Journal
-from kronos.db.records import SR, VDI, VM, Host
+from kronos.db.records import SM, SR, VBD, VDI, VM, Host
+from kronos.db.records import Task as TaskRow
 from kronos.dispatch import roles
 from kronos.dispatch.call import INTERNAL
 from kronos.dispatch.machine import Machine
@@ -35,8 +37,11 @@ from kronos.rules.domain import describe
 from kronos.server import doors
 from kronos.server.access import Access
 from kronos.server.http import Server, TcpListener, UnixListener
+from kronos.server.tls import ensure_certificate, server_context
+from kronos.storage import registry
 from kronos.storage.fake import FakeDriver
 from kronos.system import hardware
+from kronos.system.audit_file import AuditFile
 from kronos.system.intents import Intents
 
 
@@ -51,6 +56,7 @@ class Bench:
         self.directory = Path(options["directory"])
         self.pauses: list[float] = []
         self._pause_began = 0.0
+        self.stall = 0.0
         gc.disable()
         self.db = Database(Journal(self.directory / "state.db"))
         if options.get("load"):
@@ -61,6 +67,7 @@ class Bench:
             state=self.directory,
             intents=Intents(self.directory / "intents"),
             open_storage=lambda *_: None,  # type: ignore[arg-type]
+            audit=AuditFile(self.directory / "audit.log"),
         )
         if options.get("derive", True):
             self.db.derive(operations.derive)
@@ -68,7 +75,7 @@ class Bench:
         roles.seed(self.db)
         self._populate()
         self.machine.host_ref = self.db.all(Host)[0].ref
-        self.follow = Follow(self.db, self.machine)
+        self.follow = Follow(self.pipeline)
         self.follow.start()
         access = Access(self.pipeline)
         self.server = Server(doors.all_doors(self.pipeline, access))
@@ -100,6 +107,8 @@ class Bench:
         population.populate(self.db, pooled, options["vms"], size)
         if options.get("attachable"):
             self._make_attachable(pooled.sr)
+        if options.get("images"):
+            self._make_images(pooled.sr, options["images"])
 
     def _make_attachable(self, sr: SR) -> None:
         """Volumes behind the VDIs, for VMs that are to be started."""
@@ -110,10 +119,29 @@ class Bench:
         for vdi in self.db.all(VDI):
             driver.volume_create(vdi.uuid, 1 << 20)
 
+    def _make_images(self, sr: SR, size: int) -> None:
+        """An SR of files with a disk for each VDI."""
+        place = self.directory / "sr"
+        place.mkdir()
+        driver = registry.build("file", sr.uuid, {"location": str(place)})
+        driver.create(0)
+        driver.attach()
+        self.machine.storage[sr.uuid] = driver
+        sr.content_type = "user"
+        for sm in self.db.all(SM):
+            sm.features = registry.describe("file").features
+        for vdi in self.db.all(VDI):
+            driver.volume_create(vdi.uuid, size)
+            vdi.virtual_size = size
+        for vm in self.db.all(VM):
+            self.db.write(vm, {"power_state": "Halted", "resident_on": "OpaqueRef:NULL"})
+        for vbd in self.db.all(VBD):
+            vbd.currently_attached = False
+
     async def serve(self) -> dict[str, Any]:
         """Open the doors; what a client has to know."""
         socket = self.directory / "socket"
-        await self.server.start([TcpListener("127.0.0.1", 0), UnixListener(socket)])
+        await self.server.start([TcpListener("127.0.0.1", 0), *self._secure(), UnixListener(socket)])
         session = self.pipeline.sessions.begin(
             user="root", host=self.machine.host_ref, origin=INTERNAL, originator="bench"
         )
@@ -125,13 +153,44 @@ class Bench:
             "seconds": time.perf_counter() - self.began,
             "unloaded": self.unloaded,
             "port": self.server.addresses[0][1],
+            "tls_port": self.server.addresses[-1][1],
             "socket": str(socket),
             "session": session.ref,
             "vm": vms[0].ref if vms else "",
+            "vdis": [vdi.ref for vdi in self.db.all(VDI)[:2]],
+            "sr": self.db.all(SR)[0].ref,
             "vms": [vm.ref for vm in vms[: self.options.get("refs", 1)]],
         }
 
+    def _secure(self) -> list[TcpListener]:
+        if not self.options.get("tls"):
+            return []
+        pem = self.directory / "pem"
+        ensure_certificate(pem, "bench", ["127.0.0.1"])
+        return [TcpListener("127.0.0.1", 0, server_context(pem))]
+
     # What the parent asks
+
+    def tasks(self, count: int) -> dict[str, Any]:
+        """So many tasks are under way."""
+        with self.db.transaction():
+            for number in range(count):
+                self.db.create(TaskRow, name_label=f"Async.VM.clone {number}", status="pending")
+        return {}
+
+    def watch_loop(self) -> dict[str, Any]:
+        """From now on note how late the loop comes to what was to happen a millisecond ago."""
+        self.stall = 0.0
+        self.loop.call_soon_threadsafe(self._tick, self.loop.time())
+        return {}
+
+    def _tick(self, meant: float) -> None:
+        now = self.loop.time()
+        self.stall = max(self.stall, now - meant)
+        self.loop.call_at(now + 0.001, self._tick, now + 0.001)
+
+    def longest_stall(self) -> dict[str, Any]:
+        return {"seconds": self.stall}
 
     def documents(self) -> dict[str, Any]:
         """The libvirt document of each VM, as a start makes it."""
@@ -199,7 +258,17 @@ async def main() -> None:
     say(await bench.serve())
     commands = {
         name: getattr(bench, name)
-        for name in ("dirty", "used", "watch_pauses", "longest_pause", "update", "documents")
+        for name in (
+            "dirty",
+            "used",
+            "watch_pauses",
+            "longest_pause",
+            "update",
+            "documents",
+            "tasks",
+            "watch_loop",
+            "longest_stall",
+        )  # fmt: skip
     }
     listen(commands, ender(loop, ended))
     await ended.wait()

@@ -1,4 +1,7 @@
-"""G3: every record of 1000 VMs in one reply. The floor for a warm one is a server that sends the same bytes."""
+"""G3: every record of 1000 VMs in one reply. The floor for a warm one is a server that sends the same bytes.
+
+G4: with gzip over TLS beside without gzip. G5: ten times as many VMs, and how long the loop is kept.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def measure(run: Run) -> list[Row]:
     directory.mkdir()
     count = run.scaled(1000)
     pin(CLIENT_CORE)
-    with Child("bench.server", directory=str(directory), vms=count) as server:
+    with Child("bench.server", directory=str(directory), vms=count, tls=True) as server:
         client = Client(server.ready["port"])
         session = server.ready["session"]
         rows: list[Row] = []
@@ -46,9 +49,51 @@ def measure(run: Run) -> list[Row]:
                 Row("G3", f"{CALL}, {count} VMs, {name}, kept", found["warm"] * 1e3, "ms",
                     found["floor"] * 1e3, FLOOR, 2.0, note=size)
             )  # fmt: skip
+        rows.append(_compressed(server, session, run.rounds))
+        few = _times(client, session, run.rounds)
         rows.append(_cold(server, client, session, count, run.rounds))
         client.close()
-    return rows
+    return rows + _many(run, few)
+
+
+def _compressed(server: Child, session: str, rounds: int) -> Row:
+    clients = {
+        name: Client(server.ready["tls_port"], tls=True, gzip=name == "gzip") for name in ("gzip", "plain")
+    }
+    body = xml_call(CALL, session)
+    for client in clients.values():
+        client.post(XML, body)
+    found = best({name: _timer(client, XML, body) for name, client in clients.items()}, rounds * 4)
+    for client in clients.values():
+        client.close()
+    return Row("G4", f"{CALL}, XML-RPC, gzip over TLS", found["gzip"] * 1e3, "ms", found["plain"] * 1e3,
+               "the same over TLS without gzip", 1.0)  # fmt: skip
+
+
+def _times(client: Client, session: str, rounds: int) -> dict[str, float]:
+    bodies = {"XML-RPC": (XML, xml_call(CALL, session)), "JSON-RPC": (JSON, json_call(CALL, session))}
+    for path, body in bodies.values():
+        client.post(path, body)
+    return best({name: _timer(client, *each) for name, each in bodies.items()}, rounds * 2)
+
+
+def _many(run: Run, few: dict[str, float]) -> list[Row]:
+    directory = run.directory / "many"
+    directory.mkdir()
+    count = run.scaled(10_000)
+    with Child(
+        "bench.server", directory=str(directory), vms=count, disks=0, interfaces=0, metrics=0
+    ) as server:
+        client = Client(server.ready["port"])
+        server.ask("watch_loop")
+        many = _times(client, server.ready["session"], max(2, run.rounds // 2))
+        stall = server.ask("longest_stall")["seconds"]
+        client.close()
+    return [
+        *(Row("G5", f"{CALL}, {count} VMs, {name}, kept", many[name] * 1e3, "ms", few[name] * 1e3,
+              f"a tenth of the VMs, {name}", 12.0) for name in few),
+        Row("G5", "longest time that the loop was kept, first rendering and all", stall * 1e3, "ms", limit=20),
+    ]  # fmt: skip
 
 
 def _timer(client: Client, path: str, body: bytes) -> Callable[[], float]:
