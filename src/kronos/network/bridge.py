@@ -26,6 +26,9 @@ from kronos.network.words import in_words
 _LONGEST_ALIAS = 255
 _IFF_UP = 1
 _PROC_NET = Path("/proc/sys/net")
+_UNFINISHED = 0x6B726F6E
+"""The link group that a bridge is made in. The kernel makes no link with an alias, which says whose the bridge is, so
+for a moment it has none; one that is left like this by a crash is known by its group as ours."""
 
 
 class BridgeNetwork(NetworkDriver):
@@ -62,12 +65,12 @@ class BridgeNetwork(NetworkDriver):
                 link = self._add_bridge(netlink, name, undo)
             elif interfaces.kind_of(link) != "bridge":
                 raise Failure("BRIDGE_NAME_EXISTS", name)
-            elif not _is_managed(link) and not _is_unfinished(link):
+            elif not _is_managed(link):
                 undo.pop_all()
                 return self._bridge(netlink, name)
             index = link["index"]
-            if link.get_attr("IFLA_IFALIAS") != alias:
-                netlink.link("set", index=index, IFLA_IFALIAS=alias)
+            if link.get_attr("IFLA_IFALIAS") != alias or link.get_attr("IFLA_GROUP") == _UNFINISHED:
+                netlink.link("set", index=index, IFLA_IFALIAS=alias, group=0)
             # Said aloud even when it is this already: a bridge that was not told follows its smallest port.
             netlink.link("set", index=index, mtu=mtu)
             netlink.link("set", index=index, state="up")
@@ -184,7 +187,13 @@ class BridgeNetwork(NetworkDriver):
     def _add_bridge(self, netlink: IPRoute, name: str, undo: ExitStack) -> Any:
         """A new bridge, still down. It keeps the MAC it is given; without one it would follow its ports'."""
         netlink.link(
-            "add", ifname=name, kind="bridge", address=random_mac(), br_stp_state=0, br_forward_delay=0
+            "add",
+            ifname=name,
+            kind="bridge",
+            group=_UNFINISHED,
+            address=random_mac(),
+            br_stp_state=0,
+            br_forward_delay=0,
         )
         link = netlink.link("get", ifname=name)[0]
         undo.callback(netlink.link, "del", index=link["index"])
@@ -286,12 +295,9 @@ def _find_bridge(netlink: IPRoute, name: str) -> Any:
 
 
 def _is_managed(link: Any) -> bool:
-    return (link.get_attr("IFLA_IFALIAS") or "").startswith(names.MARK)
-
-
-def _is_unfinished(link: Any) -> bool:
-    """Whether this is what `create_bridge` leaves when the host's power fails between its first two steps."""
-    return not link["flags"] & _IFF_UP and not link.get_attr("IFLA_IFALIAS")
+    """Whether the daemon has made this bridge, or has begun to when it or the host was cut short."""
+    alias = link.get_attr("IFLA_IFALIAS") or ""
+    return alias.startswith(names.MARK) or link.get_attr("IFLA_GROUP") == _UNFINISHED
 
 
 def _alias(external_ids: Mapping[str, str]) -> str:

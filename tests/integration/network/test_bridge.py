@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,28 @@ from kronos.network.bridge import BridgeNetwork
 
 pytestmark = pytest.mark.integration
 
+MAKER = """
+import os, signal
+from pathlib import Path
+from kronos.network import bridge
+link = bridge.IPRoute.link
+def cut_short(self, command, **words):
+    if command == "set":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return link(self, command, **words)
+bridge.IPRoute.link = cut_short
+bridge.BridgeNetwork(Path("/nowhere")).create_bridge("xapi0")
+"""
+
+
+@pytest.fixture
+def half_made(host: Any, network: BridgeNetwork) -> str:
+    """The name of a bridge whose maker was killed after its first step."""
+    host.run(sys.executable, "-c", MAKER, check=False)
+    (bridge,) = network.bridges()
+    assert not bridge.up
+    return bridge.name
+
 
 def test_a_bridge_of_somebody_else_is_used_as_it_is_and_kept(host: Any, network: BridgeNetwork) -> None:
     host.run("ip", "link", "add", "br0", "mtu", "1400", "type", "bridge")
@@ -28,12 +51,26 @@ def test_a_bridge_of_somebody_else_is_used_as_it_is_and_kept(host: Any, network:
     assert network.bridges() == [bridge]
 
 
-def test_a_bridge_half_made_when_the_power_failed_is_finished(host: Any, network: BridgeNetwork) -> None:
-    host.run("ip", "link", "add", "xenbr0", "type", "bridge")
-
-    bridge = network.create_bridge("xenbr0", external_ids={"a": "b"})
+def test_a_bridge_that_a_killed_daemon_left_half_made_is_finished(
+    network: BridgeNetwork, half_made: str
+) -> None:
+    bridge = network.create_bridge(half_made, external_ids={"a": "b"})
 
     assert (bridge.managed, bridge.up, bridge.external_ids) == (True, True, {"a": "b"})
+
+
+def test_a_bridge_that_a_killed_daemon_left_half_made_is_removed(
+    network: BridgeNetwork, half_made: str
+) -> None:
+    network.destroy_bridge(half_made)
+
+    assert network.bridges() == []
+
+
+def test_a_finished_bridge_is_in_no_group_of_ours(host: Any, network: BridgeNetwork) -> None:
+    network.create_bridge("xenbr0")
+
+    assert "group default" in host.run("ip", "link", "show", "xenbr0")
 
 
 def test_more_ids_than_a_bridge_can_hold_are_refused(network: BridgeNetwork) -> None:
