@@ -119,10 +119,10 @@ def test_a_kill_in_the_middle_is_made_good_by_the_next_start(xapi, files, filled
         raise Killed
 
     with monkeypatch.context() as broken:
-        broken.setattr(binary_storage, "_end", killed)
+        broken.setattr(binary_storage, "_keep_files", killed)
         with pytest.raises(Killed):
-            binary_storage._switch_off(xapi.db, xapi.machine, xapi.host)
-    assert files.path(filled.uuid).exists() and filled.size == 5
+            off(xapi)
+    assert files.path(filled.uuid).exists()
     start_again(xapi)
     assert list(files.directory.iterdir()) == [] and filled.size == 0
     assert list(xapi.machine.metrics.directory.iterdir()) == []
