@@ -49,7 +49,7 @@ REASONS: Final = (
     ("VBD.*", "storage"),
     ("host.sm_dp_destroy", "storage"),
     ("*.*wlb*", "a workload balancing service"),
-    ("session.*", "sessions"),
+    ("session.*", "a pool"),
     ("pool.*", "a pool"),
     ("host.*", "a pool"),
 )

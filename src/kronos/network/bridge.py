@@ -26,9 +26,6 @@ from kronos.network.words import in_words
 _LONGEST_ALIAS = 255
 _IFF_UP = 1
 _PROC_NET = Path("/proc/sys/net")
-_UNFINISHED = 0x6B726F6E
-"""The link group that a bridge is made in. The kernel makes no link with an alias, which says whose the bridge is, so
-for a moment it has none; one that is left like this by a crash is known by its group as ours."""
 
 
 class BridgeNetwork(NetworkDriver):
@@ -69,7 +66,7 @@ class BridgeNetwork(NetworkDriver):
                 undo.pop_all()
                 return self._bridge(netlink, name)
             index = link["index"]
-            if link.get_attr("IFLA_IFALIAS") != alias or link.get_attr("IFLA_GROUP") == _UNFINISHED:
+            if link.get_attr("IFLA_IFALIAS") != alias or link.get_attr("IFLA_GROUP") == names.UNFINISHED:
                 netlink.link("set", index=index, IFLA_IFALIAS=alias, group=0)
             # Said aloud even when it is this already: a bridge that was not told follows its smallest port.
             netlink.link("set", index=index, mtu=mtu)
@@ -190,7 +187,7 @@ class BridgeNetwork(NetworkDriver):
             "add",
             ifname=name,
             kind="bridge",
-            group=_UNFINISHED,
+            group=names.UNFINISHED,
             address=random_mac(),
             br_stp_state=0,
             br_forward_delay=0,
@@ -297,7 +294,7 @@ def _find_bridge(netlink: IPRoute, name: str) -> Any:
 def _is_managed(link: Any) -> bool:
     """Whether the daemon has made this bridge, or has begun to when it or the host was cut short."""
     alias = link.get_attr("IFLA_IFALIAS") or ""
-    return alias.startswith(names.MARK) or link.get_attr("IFLA_GROUP") == _UNFINISHED
+    return alias.startswith(names.MARK) or link.get_attr("IFLA_GROUP") == names.UNFINISHED
 
 
 def _alias(external_ids: Mapping[str, str]) -> str:

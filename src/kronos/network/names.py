@@ -14,6 +14,9 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 MARK = "kronos "
 """How the alias of a bridge begins that the daemon has made. Bridges have no external ids as Open vSwitch's do, but
 every link has an alias, which goes when the link goes."""
+UNFINISHED = 0x6B726F6E
+"""The link group that the daemon makes a bridge in. The kernel makes no link with an alias, so for a moment a bridge
+has none; one that a crash leaves like this is known by its group."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 
 

@@ -253,13 +253,15 @@ def clear(device: str) -> None:
 
 def _is_the_daemons(bridge: str) -> bool:
     """Whether the daemon has made it, and takes it away when it needs it no more."""
-    return (_SYSFS / bridge / "ifalias").read_text().startswith(names.MARK)
+    link = _SYSFS / bridge
+    begun = int((link / "netdev_group").read_text()) == names.UNFINISHED
+    return begun or (link / "ifalias").read_text().startswith(names.MARK)
 
 
 def disown(bridge: str) -> None:
     """A bridge that the daemon made is the host's own from now on. Raises CommandFailed."""
     if exists(bridge) and _is_the_daemons(bridge):
-        run(["ip", "link", "set", "dev", bridge, "alias", ""], timeout=10)
+        run(["ip", "link", "set", "dev", bridge, "group", "default", "alias", ""], timeout=10)
 
 
 def extend(device: str, seconds: int) -> None:
