@@ -6,9 +6,11 @@ import base64
 import os
 import pty
 import select
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from harness.client import Client
 from harness.console import Refused, WebSocket, open_by_connect, screen_of, serial_of
 from harness.daemon import Daemon, wait_until
 from harness.host import PASSWORD
+from harness.raw import Reply, exchange
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -103,6 +106,45 @@ def test_strangers_and_wrong_consoles_are_refused(daemon: Daemon, client: Client
         with pytest.raises(Refused) as refused:
             open_by_connect(daemon, query, *headers)
         assert refused.value.status == status
+
+
+@pytest.mark.parametrize("kind", ["console", "VM"])
+def test_a_picture_of_the_screen(daemon: Daemon, client: Client, vm: str, kind: str) -> None:
+    ref = screen_of(daemon, vm) if kind == "console" else vm
+    uuid = client(f"{kind}.get_uuid", ref)
+    picture = _ask(daemon, f"uuid={uuid}&session_id={client.session}")
+    assert (picture.status, picture.headers["content-type"]) == (200, "image/png")
+    width, height, rows = _png(picture.body)
+    assert (width, height) >= (640, 400)
+    assert len(rows) == height * (3 * width + 1)
+
+
+def test_no_picture_of_a_serial_line_or_for_a_stranger(daemon: Daemon, client: Client, vm: str) -> None:
+    assert _ask(daemon, f"ref={serial_of(daemon, vm)}&session_id={client.session}").status == 404
+    assert _ask(daemon, f"ref={vm}").status == 401
+
+
+def _ask(daemon: Daemon, query: str) -> Reply:
+    request = f"GET /vncsnapshot?{query} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    reply = exchange(daemon, request.encode(), "https", 30.0)
+    assert reply is not None
+    return reply
+
+
+def _png(data: bytes) -> tuple[int, int, bytes]:
+    """Width and height in pixels, and the rows, each with a byte for its filter before its red, green and blue."""
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    at, packed = 8, b""
+    while at < len(data):
+        length, kind = struct.unpack_from("!I4s", data, at)
+        part = data[at + 8 : at + 8 + length]
+        if kind == b"IHDR":
+            width, height, depth, colours = struct.unpack_from("!IIBB", part)
+            assert (depth, colours) == (8, 2)
+        if kind == b"IDAT":
+            packed += part
+        at += 12 + length
+    return width, height, zlib.decompress(packed)
 
 
 def test_two_readers_do_not_disturb_the_daemon_when_they_go(daemon: Daemon, client: Client, vm: str) -> None:

@@ -20,6 +20,9 @@ from kronos.dispatch.pipeline import Pipeline
 from kronos.server.routing import Credentials
 
 log = logging.getLogger(__name__)
+
+CLI_ORIGINATOR: Final = "cli"
+"""Whose the sessions of the command line are, as XenServer's `xe` says of itself."""
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _SAID_OVER_AND_OVER: Final = frozenset({"get_rrd_updates", "rrd_updates", "post_remote_db_access"})
 """HTTP actions that are asked for all the time and change nothing: they are audited only when denied."""
@@ -104,10 +107,13 @@ class Access:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
 
-    def login(self, origin: Origin, user: str, password: str, *, local: bool = False) -> Session:
+    def login(
+        self, origin: Origin, user: str, password: str, *, originator: str = "", local: bool = False
+    ) -> Session:
         """Log in. Raises SESSION_AUTHENTICATION_FAILED."""
         name = "session.slave_local_login_with_password" if local else "session.login_with_password"
-        arguments = (user, password) if local else (user, password, "2.21", origin.user_agent)
+        said = originator or origin.user_agent
+        arguments = (user, password) if local else (user, password, "2.21", said)
         ref = self.pipeline.perform(origin, None, name, arguments)
         return self.pipeline.sessions.local(ref) if local else self.pipeline.sessions.require(ref)
 
@@ -171,7 +177,9 @@ class Access:
             if login.session:
                 yield SessionAPI(self.pipeline, origin, self.pipeline.sessions.require(login.session))
                 return
-            session = self.login(origin, login.username, login.password, local=login.local)
+            session = self.login(
+                origin, login.username, login.password, originator=CLI_ORIGINATOR, local=login.local
+            )
             try:
                 yield SessionAPI(self.pipeline, origin, session)
             finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kronos import __version__
 from kronos.dispatch.pipeline import Pipeline
-from kronos.server import audit_log, blobs, cli, console, host_files, metrics, rpc, updates
+from kronos.server import audit_log, blobs, cli, console, host_files, metrics, rpc, screenshots, updates
 from kronos.server.access import Access
 from kronos.server.guest_consoles import GuestConsoles
 from kronos.server.limits import Limits
@@ -26,7 +26,9 @@ def all_doors(pipeline: Pipeline, access: Access, audit: AuditFile | None = None
     doors = Doors(pipeline.machine.requests)
     rpc.add_doors(doors, pipeline, Limits().inline_body)
     doors.add("GET", "/", Page(lambda request: Reply(200, (_LANDING.encode(),))))
-    console.add_doors(doors, GuestConsoles(access).resolve)
+    consoles = GuestConsoles(access)
+    console.add_doors(doors, consoles.resolve)
+    screenshots.add_doors(doors, access, consoles)
     blobs.add_doors(doors, access)
     metrics.add_doors(doors, access)
     if audit is not None:

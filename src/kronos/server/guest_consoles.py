@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from kronos.api.vm.naming import named_by_reference
 from kronos.datamodel.errors import Failure
 from kronos.db.records import VM, Console, Session
 from kronos.server.access import Access
@@ -37,11 +38,25 @@ class GuestConsoles:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._find, query, credentials)
 
+    def screenshot(self, session: Session, query: Mapping[str, str]) -> bytes:
+        """What the screen that `ref` or `uuid` names shows now, as a PNG or PPM image. Blocks.
+
+        Raises RBAC_PERMISSION_DENIED, HANDLE_INVALID for what is no guest's screen, VM_BAD_POWER_STATE, and
+        VM_LACKS_FEATURE [vm] where the hypervisor makes no pictures.
+        """
+        console = self._console(query)
+        vm = self.db.get(VM, console.VM)
+        self._authorise(session, vm, "get_vncsnapshot", query)
+        if vm.is_control_domain or console.protocol != "rfb":
+            raise Failure("HANDLE_INVALID", "console", console.ref)
+        with named_by_reference(vm):
+            return self.access.pipeline.machine.hypervisor.screenshot(vm.uuid)
+
     def _find(self, query: Mapping[str, str], credentials: Credentials) -> Endpoint:
         with self.access.session_of(credentials) as session:
             console = self._console(query)
             vm = self.db.get(VM, console.VM)
-            self._authorise(session, vm, query)
+            self._authorise(session, vm, "connect_console", query)
             return self._endpoint(console, vm)
 
     def _console(self, query: Mapping[str, str]) -> Console:
@@ -64,9 +79,8 @@ class GuestConsoles:
         except Failure:
             return None
 
-    def _authorise(self, session: Session, vm: VM, query: Mapping[str, str]) -> None:
-        action = "connect_console/host_console" if vm.is_control_domain else "connect_console"
-        self.access.require(session, action, query)
+    def _authorise(self, session: Session, vm: VM, action: str, query: Mapping[str, str]) -> None:
+        self.access.require(session, f"{action}/host_console" if vm.is_control_domain else action, query)
 
     def _endpoint(self, console: Console, vm: VM) -> Endpoint:
         if vm.is_control_domain:
