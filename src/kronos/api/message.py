@@ -50,9 +50,14 @@ def tell(db: Database, name: str, priority: int, cls: str, obj_uuid: str, body: 
 @message("message.create")
 def create(call: Call, name: str, priority: int, cls: str, obj_uuid: str, body: str) -> str:
     """Leave a message about an object. Raises UUID_INVALID [class, uuid]."""
-    if call.db.tables[ABOUT[cls].kind.name].by_uuid(obj_uuid) is None:
-        raise Failure("UUID_INVALID", cls, obj_uuid)
+    _check(call.db, cls, obj_uuid)
     return tell(call.db, name, priority, cls, obj_uuid, body).ref
+
+
+def _check(db: Database, cls: str, untrusted_uuid: str) -> None:
+    """Raises UUID_INVALID [class, uuid] unless there is such an object."""
+    if db.tables[ABOUT[cls].kind.name].by_uuid(untrusted_uuid) is None:
+        raise Failure("UUID_INVALID", cls, untrusted_uuid)
 
 
 @message("message.destroy")
@@ -95,7 +100,8 @@ def _newest_first(rows: Iterable[Message]) -> RecordsAnswer:
 
 @message("message.get")
 def get(call: Call, cls: str, obj_uuid: str, since: str) -> RecordsAnswer:
-    """The messages about one object since a time."""
+    """The messages about one object since a time. Raises UUID_INVALID [class, uuid]."""
+    _check(call.db, cls, obj_uuid)
     return _newest_first(
         row
         for row in call.db.all(Message)

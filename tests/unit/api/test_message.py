@@ -14,6 +14,14 @@ def test_a_message_is_about_an_object_that_exists(xapi):
     ]
 
 
+def test_messages_about_what_never_was_are_refused(xapi):
+    assert xapi.refused("message.get", "VM", "nothing", "19700101T00:00:00Z") == [
+        "UUID_INVALID",
+        "VM",
+        "nothing",
+    ]
+
+
 def test_messages_are_read_back_by_object_and_time(xapi):
     pool = xapi("pool.get_record", xapi("pool.get_all")[0])
     ref = xapi("message.create", "hello", 3, "Pool", pool["uuid"], "body")
