@@ -14,8 +14,8 @@ _SECRET = re.compile(
 )
 _URL = re.compile(r"(://[^/?#\s:@]*):[^/?#\s]*@")
 """The part of a URL that names who comes, and with which password."""
-_WHOLE = {("secret", "value"), ("VTPM", "contents")}
-"""Fields that are secrets by themselves."""
+_WHOLE = {("secret", "value"), ("VTPM", "contents"), ("VM", "snapshot_metadata")}
+"""Fields that are secrets by themselves, or hold a record with its passwords as one text."""
 
 
 def without_passwords(text: str) -> str:

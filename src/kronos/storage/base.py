@@ -244,6 +244,7 @@ class StorageDriver(ABC):
         name_description: str | None = None,
         sharable: bool | None = None,
         read_only: bool | None = None,
+        snapshot_of: str | None = None,
         sm_config: Mapping[str, str] | None = None,
     ) -> Volume:
         """Keep what the VDI's record says in the SR as well; None leaves a value as it is."""

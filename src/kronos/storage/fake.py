@@ -218,6 +218,7 @@ class FakeDriver(StorageDriver):
         name_description: str | None = None,
         sharable: bool | None = None,
         read_only: bool | None = None,
+        snapshot_of: str | None = None,
         sm_config: Mapping[str, str] | None = None,
     ) -> Volume:
         with self._locked() as place:
@@ -228,6 +229,7 @@ class FakeDriver(StorageDriver):
                 name_description=volume.name_description if name_description is None else name_description,
                 sharable=volume.sharable if sharable is None else sharable,
                 read_only=volume.read_only if read_only is None else read_only,
+                snapshot_of=volume.snapshot_of if snapshot_of is None else snapshot_of,
                 sm_config=volume.sm_config if sm_config is None else dict(sm_config),
             )
             place.volumes[uuid] = (changed, layer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid as uuids
 from collections.abc import Callable, Collection, Mapping
 
-from kronos.api.vdi import volumes
+from kronos.api.vdi import branching, volumes
 from kronos.api.vm import firmware, images, passing, state
 from kronos.api.vm.lifecycle import power_off, throw_away
 from kronos.api.vm.new_disks import NewDisks, new_disks
@@ -15,7 +15,7 @@ from kronos.db.records import SR, VBD, VDI, VGPU, VIF, VM, VBD_metrics, VM_metri
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
 from kronos.network.mac import mac_of_seed
-from kronos.rules import cloning, provisioning
+from kronos.rules import cloning, provisioning, snapshots
 from kronos.rules.cloning import Kind
 from kronos.storage.faults import as_failures
 
@@ -114,6 +114,7 @@ def add_records(
         mac_seed=seed,
         generation_id=_generation(),
         time=now(),
+        metadata=snapshots.metadata(source) if kind in cloning.SNAPSHOTS else "",
     )
     suspended = image is not None
     fields |= {"power_state": "Suspended", "suspend_VDI": image.ref} if image else {"power_state": "Halted"}
@@ -200,8 +201,9 @@ def _provisioned(call: Call, vm: VM, disks: list[tuple[provisioning.ProvisionedD
 
 @message("VM.revert", holds="revert")
 def revert(call: Call, snapshot: str) -> None:
-    """Bring a VM back to one of its snapshots: its disks are replaced by clones of the snapshot's. To a checkpoint it
-    comes back Suspended, with a copy of the memory.
+    """Bring a VM back to one of its snapshots: its disks are replaced by clones of the snapshot's. Disks that it got
+    since, or that the snapshot left out, are taken away from it and stay. To a checkpoint it comes back Suspended, with
+    a copy of the memory.
 
     Raises VM_REVERT_FAILED [snapshot, vm] where the VM that it was taken of is gone, or said to be itself.
     """
@@ -222,19 +224,23 @@ def revert(call: Call, snapshot: str) -> None:
                 power_off(call, vm)
             state.halted(db, call.machine, vm)
             replaced = _revert_records(call, vm, source, made, image)
-        for vdi in replaced:
+        for vdi, successor in replaced.items():
+            branching.succeed(call, db.get(VDI, vdi), db.get(VDI, successor))
             if not db.get(VDI, vdi).VBDs:
                 call.invoke("VDI.destroy", vdi)
 
 
-def _revert_records(call: Call, vm: VM, source: VM, made: Made, image: VDI | None) -> list[str]:
-    """The records of the snapshot in place of the VM's own; returns the disks that the VM had."""
+def _revert_records(call: Call, vm: VM, source: VM, made: Made, image: VDI | None) -> dict[str, str]:
+    """The records of the snapshot in place of the VM's own; the VM's disks that clones took the place of, with these.
+
+    Of a disk that is in no snapshot's place nobody has a copy: it is not among them.
+    """
     db = call.db
-    taken = source.stored()
+    successors = {db.get(VDI, db.get(VBD, ref).VDI).snapshot_of: clone for ref, clone in made.items()}
     suspended = image is not None
     with db.transaction():
         mine = [db.get(VBD, ref) for ref in vm.VBDs]
-        replaced = [vbd.VDI for vbd in mine if vbd.type == "Disk" and vbd.VDI != NULL]
+        had = [vbd.VDI for vbd in mine if vbd.type == "Disk" and vbd.VDI != NULL]
         for row in [*mine, *(db.get(VIF, ref) for ref in vm.VIFs)]:
             db.delete(row)
         for vbd in (db.get(VBD, ref) for ref in source.VBDs):
@@ -251,10 +257,10 @@ def _revert_records(call: Call, vm: VM, source: VM, made: Made, image: VDI | Non
         passing.copy(db, source, vm)
         firmware.forget_tpms(db, vm)
         firmware.copy_tpms(db, source, vm)
-        fields = {name: taken[name] for name in cloning.VM_KEPT - {"ha_restart_priority"}}
+        fields = snapshots.brought_back(db, source)
         if vm.generation_id:
             fields["generation_id"] = _generation()
         if image is not None:
             fields |= {"power_state": "Suspended", "suspend_VDI": image.ref}
         db.write(vm, fields | {"parent": source.ref})
-    return replaced
+    return {vdi: successors[vdi] for vdi in had if vdi in successors}

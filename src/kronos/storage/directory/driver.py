@@ -218,6 +218,7 @@ class DirectoryDriver(StorageDriver):
         name_description: str | None = None,
         sharable: bool | None = None,
         read_only: bool | None = None,
+        snapshot_of: str | None = None,
         sm_config: Mapping[str, str] | None = None,
     ) -> Volume:
         changes = {
@@ -225,6 +226,7 @@ class DirectoryDriver(StorageDriver):
             "name_description": name_description,
             "sharable": sharable,
             "read_only": read_only,
+            "snapshot_of": snapshot_of,
             "sm_config": None if sm_config is None else presentation.without_derived(sm_config),
         }
         with self.directory.locked():
