@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
-from kronos.storage.directory.driver import DirectoryDriver
-from kronos.storage.faults import Fault
+from kronos.storage.directory.access import LOCK
+from kronos.storage.directory.driver import MARKER, DirectoryDriver
+from kronos.storage.directory.files import UNFINISHED
+from kronos.storage.faults import Fault, as_failures
 
 
 class FileDriver(DirectoryDriver):
@@ -23,3 +27,23 @@ class FileDriver(DirectoryDriver):
         if not location.startswith("/") or not location.isprintable() or ".." in Path(location).parts:
             raise Fault.INVALID_ARGUMENT.failure(f"location {location!r} is not an absolute path")
         super().__init__(sr_uuid, Path(location))
+
+    def discard(self) -> None:
+        """Without its marker it is no SR yet, or none any more: it cannot be attached, and what is in it of ours would
+        keep every other SR out of the directory."""
+        with as_failures():
+            if self.directory.files.exists(MARKER):
+                super().discard()
+                return
+            left = {entry.name for entry in os.scandir(self.root)} if self.root.is_dir() else set()
+            ours = {name for name in left if name == LOCK or _is_half_a_marker(name)}
+            if left - ours - {"lost+found"}:
+                return  # somebody's directory, in which no SR would have been made
+            for name in ours:
+                self.directory.files.remove(name)
+            with suppress(OSError):  # it may be a mount point
+                self.root.rmdir()
+
+
+def _is_half_a_marker(name: str) -> bool:
+    return name.startswith(f".{MARKER}.") and name.endswith(UNFINISHED)

@@ -145,6 +145,52 @@ def test_a_bare_directory_of_disks_can_be_attached(root: Path) -> None:
     assert managed(driver).keys() == {uuid}
 
 
+def killed_after(steps: int, work: Callable[[], object]) -> bool:
+    """Do it in a process that is killed before it has changed the disk so many times and once more. Whether it was."""
+    child = os.fork()
+    if child == 0:
+        done = iter(range(steps))
+
+        def counted(step: Callable[..., object]) -> Callable[..., object]:
+            def counting(*args: object, **fields: object) -> object:
+                if next(done, None) is None:
+                    os._exit(9)
+                return step(*args, **fields)
+
+            return counting
+
+        os.fsync = counted(os.fsync)  # type: ignore[assignment]
+        for name in ("mkdir", "replace", "unlink", "rmdir"):
+            setattr(Path, name, counted(getattr(Path, name)))
+        work()
+        os._exit(0)
+    return os.waitpid(child, 0)[1] != 0
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_a_creation_that_was_killed_is_discarded_and_made_anew(root: Path, steps: int) -> None:
+    made = FileDriver(SR, location=str(root))
+    assert killed_after(steps, lambda: made.create(0)) == (steps < 4)
+    FileDriver(SR, location=str(root)).discard()
+    FileDriver(new(), location=str(root)).create(0)
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_destruction_that_was_killed_is_finished(driver: FileDriver, root: Path, steps: int) -> None:
+    assert killed_after(steps, driver.destroy) == (steps < 5)
+    driver.detach()
+    FileDriver(SR, location=str(root)).discard()
+    assert not root.exists()
+
+
+def test_discarding_leaves_a_directory_of_others_as_it_is(root: Path) -> None:
+    root.mkdir()
+    for name in (".lock", "holiday.jpg"):
+        (root / name).touch()
+    FileDriver(SR, location=str(root)).discard()
+    assert sorted(os.listdir(root)) == [".lock", "holiday.jpg"]
+
+
 @pytest.mark.parametrize("content", [None, "passwd", "lost+found"])
 def test_another_directory_is_not_taken_for_an_sr(root: Path, content: str | None) -> None:
     root.mkdir()
