@@ -280,11 +280,14 @@ def test_a_subscriber_that_fails_harms_nobody_else(journal: Journal) -> None:
 
 def test_an_idle_journal_uses_no_processor_time(journal: Journal) -> None:
     store(journal, Change("create", "VM", "vm1", {}))
-    time.sleep(0.05)
-    before = time.process_time()
-    time.sleep(0.3)
 
-    assert time.process_time() - before < 0.03
+    def used() -> float:
+        before = time.process_time()
+        time.sleep(0.3)
+        return time.process_time() - before
+
+    # Of the whole process: threads that other tests left may end meanwhile, but not each time.
+    assert any(used() < 0.03 for _ in range(20))
 
 
 def test_a_closed_journal_takes_no_more(journal: Journal) -> None:
@@ -547,8 +550,10 @@ def test_what_was_acknowledged_survives_kill_9_and_batches_survive_whole(path: P
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    reached = 0
-    for _ in range(20):
+    reached = rounds = 0
+    # On a slow disk little comes of twenty times an instant.
+    while rounds < 20 or (reached <= 100 and rounds < 500):
+        rounds += 1
         acknowledged = reached
         with subprocess.Popen(
             [sys.executable, "-c", VICTIM, path, str(reached)], stdout=subprocess.PIPE, text=True

@@ -50,7 +50,7 @@ class World:
         self.settle()
         return [event.kind for event in self.events if event.uuid == uuid]
 
-    def wait_for(self, uuid: str, kind: EventKind, timeout: float = 10.0) -> Event:
+    def wait_for(self, uuid: str, kind: EventKind, timeout: float = 60.0) -> Event:
         until = time.monotonic() + timeout
         while time.monotonic() < until:
             for event in list(self.events):

@@ -90,11 +90,11 @@ def test_events_are_delivered_in_order_and_in_one_thread() -> None:
 
 def test_a_slow_watcher_does_not_hold_up_who_announces() -> None:
     announcer, release = Announcer("test"), threading.Event()
-    announcer.watch(lambda event: release.wait(10) and None)
+    announcer.watch(lambda event: release.wait(60) and None)
 
     began = time.monotonic()
     announcer.announce(Event(VM, EventKind.STARTED))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 20
 
     release.set()
     announcer.close()

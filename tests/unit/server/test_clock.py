@@ -58,8 +58,8 @@ def test_a_server_that_nobody_is_connected_to_sleeps(tmp_path: Path) -> None:
 
 def test_who_comes_after_a_long_sleep_is_not_late(tmp_path: Path) -> None:
     async def live() -> None:
-        server = await started(tmp_path / "s", Limits(first_request=0.3))
-        await asyncio.sleep(0.5)
+        server = await started(tmp_path / "s", Limits(first_request=2.0))
+        await asyncio.sleep(2.5)
         reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
         await asyncio.sleep(0.1)
         writer.write(GET)
