@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kronos.system.commands import CommandFailed
 
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "TERM")
 _PROGRESS = re.compile(rb"\((\d+\.\d+)/100%\)")
 
 
@@ -33,8 +34,12 @@ def convert(
     argv += ["--target-is-zero"] if target_is_zero else []
     argv += [str(source), str(target)]
     try:
+        # Left alone by a daemon that was killed it would write on, for hours maybe, to what nobody wants any more.
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*_DIES_WITH_US, *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
     except OSError as error:
         raise CommandFailed(argv, 127, str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 
 import pytest
@@ -11,6 +12,7 @@ from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
 from kronos.db.records import VBD, VDI
 from kronos.hypervisor.base import Disk
+from kronos.storage.images.image import in_use
 
 GIB = 1 << 30
 
@@ -317,6 +319,27 @@ def test_a_daemon_killed_after_both_keeps_both(xapi):
     )
     xapi.start_again()
     assert sr.VDIs == (vdi.ref,) and xapi.driver(sr).volume(vdi.uuid)
+    assert xapi.machine.intents.left() == {}
+
+
+def test_a_volume_that_somebody_still_writes_to_does_not_keep_its_sr_from_being_plugged_in(xapi):
+    """A program of the daemon's may outlive it, and the next start come at once."""
+    sr = xapi.sr("file")
+    kept = xapi.vdi(sr)
+    uuid = "11111111-0000-4000-8000-000000000000"
+    xapi.driver(sr).volume_create(uuid, 65536)
+    path = xapi.driver(sr).volume_attach(uuid, True).path
+    (xapi.directory / "intents" / f"volume.{sr.uuid}.{uuid}").write_text(
+        f'{{"kind": "volume", "sr": "{sr.uuid}", "vdi": "{uuid}"}}'
+    )
+    with subprocess.Popen(["qemu-io", "-f", "qcow2", path], stdin=subprocess.PIPE) as writer:
+        while not in_use(path, for_writing=True):
+            assert writer.poll() is None
+        xapi.start_again()
+        assert (list(xapi.machine.storage), sr.VDIs) == ([sr.uuid], (kept.ref,))
+        writer.kill()
+    xapi.start_again()
+    assert [each.uuid for each in xapi.driver(sr).scan()] == [kept.uuid]
     assert xapi.machine.intents.left() == {}
 
 

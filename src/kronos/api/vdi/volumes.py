@@ -168,6 +168,9 @@ def settle(db: Database, machine: Machine, sr: SR, driver: StorageDriver) -> Non
             try:
                 driver.volume_destroy(uuid)
             except Failure as failure:
+                if failure.code == "VDI_IN_USE":
+                    # Who wrote it then does so still: it is nobody's disk until the next plug, and the others are.
+                    continue
                 if failure.code != "VDI_MISSING":
                     raise
         machine.intents.settle(f"{_INTENT}.{sr.uuid}.{uuid}")
