@@ -33,7 +33,7 @@ class Road:
 
     calls: list[tuple[Origin, str, Sequence[object]]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
-    released: threading.Event = field(default_factory=threading.Event)
+    waiting: threading.Event = field(default_factory=threading.Event)
 
     def call(self, origin: Origin, name: str, args: Sequence[object]) -> Answer | Awaitable[Answer]:
         self.calls.append((origin, name, args))
@@ -52,6 +52,7 @@ class Road:
         raise ZeroDivisionError("a defect")
 
     async def _wait(self, seconds: float) -> Answer:
+        self.waiting.set()
         try:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:
@@ -99,12 +100,12 @@ class Running:
 
     # --- clients -----------------------------------------------------------------------------------------------
 
-    def http(self, timeout: float = 10) -> http.client.HTTPConnection:
+    def http(self, timeout: float = 30) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def https(self) -> http.client.HTTPSConnection:
         return http.client.HTTPSConnection(
-            "127.0.0.1", self.tls_port, timeout=10, context=self.client_context()
+            "127.0.0.1", self.tls_port, timeout=30, context=self.client_context()
         )
 
     def client_context(self) -> ssl.SSLContext:
@@ -112,12 +113,12 @@ class Running:
         return ssl.create_default_context(cadata=text[text.index("-----BEGIN CERT") :])
 
     def socket(self, secure: bool = False) -> socket.socket:
-        raw = socket.create_connection(("127.0.0.1", self.tls_port if secure else self.port), timeout=10)
+        raw = socket.create_connection(("127.0.0.1", self.tls_port if secure else self.port), timeout=30)
         return self.client_context().wrap_socket(raw, server_hostname="127.0.0.1") if secure else raw
 
     def local(self) -> socket.socket:
         raw = socket.socket(socket.AF_UNIX)
-        raw.settimeout(10)
+        raw.settimeout(30)
         raw.connect(str(self.unix))
         return raw
 

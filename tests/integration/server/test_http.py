@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import XenAPI
 
+from harness.daemon import wait_until
 from kronos.server.http import Server, TcpListener
 from kronos.server.limits import Limits
 from kronos.server.routing import Doors
@@ -119,12 +120,12 @@ def test_pipelined_calls_are_answered_in_order_also_behind_a_slow_one(server: An
 def test_one_waiting_client_does_not_hold_up_others(server: Any) -> None:
     waiting = [server.socket() for _ in range(50)]
     for raw in waiting:
-        raw.sendall(post(xml("wait", 5)))
+        raw.sendall(post(xml("wait", 60)))
     before = threading.active_count()
     began = time.monotonic()
     assert call(server.http(), "echo", "a")["Value"] == "a"
-    assert time.monotonic() - began < 4, "it waited for them"
-    assert threading.active_count() == before
+    assert time.monotonic() - began < 20, "it waited for them"
+    assert threading.active_count() <= before  # threads of another test may go meanwhile
     for raw in waiting:
         raw.close()
 
@@ -132,8 +133,8 @@ def test_one_waiting_client_does_not_hold_up_others(server: Any) -> None:
 def test_a_call_whose_client_goes_is_given_up(server: Any) -> None:
     with server.socket() as raw:
         raw.sendall(post(xml("wait", 60)))
-        time.sleep(0.1)
-    assert server.road.cancelled.wait(5)
+        assert server.road.waiting.wait(30)
+    assert server.road.cancelled.wait(30)
 
 
 def test_chunked_bodies_are_read(server: Any) -> None:
@@ -179,7 +180,7 @@ def test_a_refused_client_that_stays_is_closed(start: Any) -> None:
     with server.socket() as raw:
         raw.sendall(b"nonsense\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400 ")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         with pytest.raises(OSError):
             while time.monotonic() < deadline:
                 raw.sendall(b"more")
@@ -192,20 +193,17 @@ def test_slow_headers_end_the_connection(start: Any) -> None:
         raw.sendall(b"POST / HTTP/1.1\r\n")
         began = time.monotonic()
         with pytest.raises(OSError):
-            while time.monotonic() - began < 10:
+            while time.monotonic() - began < 25:
                 time.sleep(0.2)
                 raw.sendall(b"X: y\r\n")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 def test_a_client_that_reads_nothing_is_closed_and_its_memory_is_bounded(start: Any) -> None:
     server = start(Limits(stalled=1.0))
     with server.socket() as raw:
         raw.sendall(post(xml("large", 8_000_000)) * 20)
-        deadline = time.monotonic() + 10
-        while server.server.connections and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert server.server.connections == 0
+        wait_until(lambda: server.server.connections == 0, 30, "it is not closed")
     assert len(server.road.calls) < 3  # the others waited for the first reply to be taken
 
 
@@ -228,9 +226,7 @@ def test_the_slowest_readers_go_when_unread_replies_fill_the_memory(start: Any) 
         time.sleep(0.2)
         modest.sendall(post(xml("echo", "a")))
         assert b"<value>a</value>" in modest.recv(1000)
-        deadline = time.monotonic() + 5
-        while server.server.connections > 1 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: server.server.connections <= 1, 30, "neither is closed")
         modest.sendall(post(xml("echo", "b")))
         assert b"<value>b</value>" in modest.recv(1000)
         assert server.server.connections == 1
@@ -259,7 +255,7 @@ def test_one_address_gets_no_more_connections_than_its_share(start: Any) -> None
         raw.sendall(post(xml("echo", "local")))
         assert b"local" in raw.recv(1000)
     kept[0].close()
-    time.sleep(0.1)
+    wait_until(lambda: server.server.connections == 2, 30, "its end is not noticed")
     call(server.http(), "echo", "a")
 
 
@@ -378,9 +374,9 @@ def test_a_stopping_server_finishes_what_runs(server: Any) -> None:
     found: list[Any] = []
     client = threading.Thread(target=lambda: found.append(call(waiting, "wait", 0.5)))
     client.start()
-    time.sleep(0.1)
-    server.stop(5)
-    client.join(10)
+    assert server.road.waiting.wait(30)
+    server.stop(20)
+    client.join(30)
     assert found == [{"Status": "Success", "Value": "waited"}]
     assert idle.sock.recv(1) == b""
     assert not server.unix.exists()
@@ -420,13 +416,13 @@ def test_many_clients_that_come_at_once_are_let_in(server: Any) -> None:
 
     async def hold() -> None:
         held.set()
-        go_on.wait(20)
+        go_on.wait(60)
 
     clients = []
     holding = threading.Thread(target=server.run, args=(hold(),))
     holding.start()
     try:
-        assert held.wait(5)
+        assert held.wait(30)
         for _ in range(500):
             client = socket.socket(socket.AF_UNIX)
             clients.append(client)

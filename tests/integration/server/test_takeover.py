@@ -153,7 +153,7 @@ def test_bulk_data_moves_both_ways_at_once(server: Any, secure: bool) -> None:
         ):  # the client's own TLS object must not be shared by threads either: one direction after the other
             raw.close()
             raw = server.socket(True)
-        raw.settimeout(30)
+        raw.settimeout(60)
         raw.sendall(b"PUT /swap HTTP/1.1\r\n\r\n")
         received = hashlib.sha1()
 
@@ -169,7 +169,7 @@ def test_bulk_data_moves_both_ways_at_once(server: Any, secure: bool) -> None:
         reader.start()
         for _ in range(size // len(block)):
             raw.sendall(block)
-        reader.join(30)
+        reader.join(60)
         while not sums:
             time.sleep(0.01)
         raw.close()
@@ -205,7 +205,7 @@ def test_waiting_for_input_knows_what_is_buffered(server: Any, secure: bool) -> 
             raw.unwrap()
         else:
             raw.shutdown(socket.SHUT_WR)
-        assert done.wait(10)
+        assert done.wait(30)
     assert found == [True, b"early", False, True, b"la", True, b"ter", True, b""]
 
 
@@ -238,7 +238,7 @@ def test_the_thread_of_a_door_of_bulk_alone_gives_way(server: Any) -> None:
 @SECURE
 def test_a_waiting_stream_can_be_bounded_and_told_to_end(server: Any, secure: bool) -> None:
     outcome: list[str] = []
-    ended = threading.Event()
+    bounded, ended = threading.Event(), threading.Event()
 
     def wait(request: Request, stream: BlockingStream) -> None:
         stream.settimeout(0.1)
@@ -247,6 +247,7 @@ def test_a_waiting_stream_can_be_bounded_and_told_to_end(server: Any, secure: bo
         except TimeoutError:
             outcome.append("timeout")
         stream.settimeout(None)
+        bounded.set()
         try:
             outcome.append(f"read {stream.recv(1)!r}")
         except OSError:
@@ -256,9 +257,9 @@ def test_a_waiting_stream_can_be_bounded_and_told_to_end(server: Any, secure: bo
     server.doors.add("PUT", "/wait", OnThread(wait))
     with server.socket(secure) as raw:
         raw.sendall(b"PUT /wait HTTP/1.1\r\n\r\n")
-        time.sleep(0.3)
+        assert bounded.wait(30)
         server.stop(0.1)
-        assert ended.wait(5)
+        assert ended.wait(30)
     assert outcome[0] == "timeout"
     assert outcome[1] in ("read b''", "error")
 
@@ -276,8 +277,8 @@ def test_a_failing_door_ends_its_connection_alone(server: Any, caplog: pytest.Lo
         with server.socket() as raw:
             raw.sendall(method + b" /fail HTTP/1.1\r\n\r\n")
             assert read_until_closed(raw) == b""
-    assert "a defect" in caplog.text
-    assert "another defect" in caplog.text
+    # What ends the connection and what tells of it are two.
+    _wait_until(lambda: "a defect" in caplog.text and "another defect" in caplog.text)
     _wait_until(lambda: server.server.connections == 0)
 
 
@@ -382,7 +383,7 @@ def test_connect_gives_the_raw_console(server: Any, consoles: Consoles, guest: G
         assert read_exactly(raw, 5) == b"EARLY"
         raw.sendall(b"rfb")
         assert read_exactly(raw, 3) == b"RFB"
-    assert guest.ended.wait(5)
+    assert guest.ended.wait(30)
     query, given = consoles.asked[0]
     assert query["ref"] == "OpaqueRef:screen"
     assert given.session == "OpaqueRef:me"
@@ -404,8 +405,8 @@ def test_a_console_does_not_hold_up_a_server_that_stops(server: Any, consoles: C
     with server.socket() as raw:
         connect(raw, "OpaqueRef:screen")
         began = time.monotonic()
-        server.stop(10)
-        assert time.monotonic() - began < 5
+        server.stop(25)
+        assert time.monotonic() - began < 20
         assert read_until_closed(raw) == b""
 
 
@@ -474,7 +475,7 @@ def test_a_websocket_carries_the_console(server: Any, consoles: Consoles, guest:
         assert read_exactly(raw, 3) == b"\x8a\x01?"
         raw.sendall(masked(8, b"\x03\xe8"))
         assert read_until_closed(raw) == b"\x88\x02\x03\xe8"
-    assert guest.ended.wait(5)
+    assert guest.ended.wait(30)
 
 
 def test_a_get_without_an_upgrade_is_told_so(server: Any, consoles: Consoles) -> None:
@@ -505,7 +506,7 @@ def test_many_consoles_take_no_thread(server: Any, consoles: Consoles) -> None:
     clients = [server.socket() for _ in range(100)]
     for raw in clients:
         connect(raw, "OpaqueRef:screen")
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # threads of another test may go meanwhile
     for raw in clients:
         raw.close()
     _wait_until(lambda: server.server.connections == 0)
@@ -547,7 +548,10 @@ def test_a_transfer_under_tls_is_not_slower_than_a_bare_tls_loop_by_much(server:
                 left -= count
             return time.monotonic() - began
 
-    floor = min(seconds(bare()) for _ in range(2))
-    ours = min(seconds(server.socket(True)) for _ in range(2))
-    print(f"bare {size / floor / 2**20:.0f} MiB/s, through the door {size / ours / 2**20:.0f} MiB/s")
-    assert ours < 2.5 * floor
+    # One after the other, until both had as much of the machine: a door that is slow is so each time.
+    for _ in range(10):
+        floor, ours = seconds(bare()), seconds(server.socket(True))
+        print(f"bare {size / floor / 2**20:.0f} MiB/s, through the door {size / ours / 2**20:.0f} MiB/s")
+        if ours < 2.5 * floor:
+            return
+    raise AssertionError("it is slow")
