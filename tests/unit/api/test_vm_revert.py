@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kronos.db.records import VBD, VDI, VM, VM_appliance
 
 NULL = "OpaqueRef:NULL"
@@ -48,6 +50,31 @@ def test_the_snapshots_of_a_disk_are_those_of_the_disk_in_its_place(host):
         assert host.db.find(VDI, before[0].ref) is None
         taken = {disks(host, first)[0].ref, disks(host, second)[0].ref}
         assert set(disk.snapshots) == taken
+
+
+class Killed(BaseException):
+    """The daemon is gone: nothing after this runs."""
+
+
+def test_a_daemon_killed_before_the_replaced_disks_go_destroys_them_at_its_next_start(host):
+    vm = host.halted_vm(host.vdi(host.storage))
+    first, second = snapshot_of(host, vm), snapshot_of(host, vm)
+    (replaced,) = disks(host, vm)
+
+    def die(*_, **__):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kronos.api.vdi.branching.succeed", die)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            host("VM.revert", first.ref)
+    host.driver(host.storage).detach()
+    host.start_again()
+    (disk,) = disks(host, vm)
+    assert host.db.find(VDI, replaced.ref) is None
+    assert set(disk.snapshots) == {disks(host, first)[0].ref, disks(host, second)[0].ref}
+    assert host.machine.intents.left() == {}
 
 
 def test_the_vm_is_called_and_set_as_it_was_then(host):

@@ -10,15 +10,17 @@ from kronos.api.sr import contents
 from kronos.api.vdi import volumes
 from kronos.api.vdi.lifecycle import writer_of
 from kronos.datamodel.errors import Failure
+from kronos.db.database import Database
 from kronos.db.records import SR, VDI
 from kronos.dispatch.call import Call
+from kronos.dispatch.machine import Machine
 from kronos.dispatch.registry import message
 from kronos.storage.base import LiveSwitch
 
 log = logging.getLogger(__name__)
 
 # A snapshot or clone begins with these of its source, as in the reference; the names come from the storage.
-_INHERITED = ("type", "other_config", "xenstore_data", "on_boot", "allow_caching")
+_INHERITED = ("type", "other_config", "xenstore_data", "on_boot", "allow_caching", "tags")
 
 
 @message("VDI.snapshot", holds="snapshot")
@@ -82,19 +84,19 @@ def branch(call: Call, source: VDI, uuid: str, *, clone: bool) -> VDI:
     return row
 
 
-def succeed(call: Call, disk: VDI, successor: VDI) -> None:
+def succeed(db: Database, machine: Machine, disk: VDI, successor: VDI) -> None:
     """A VM goes on with another disk in the place of its own: the snapshots of the one are the other's from now on.
 
     That the SR cannot keep that is only logged: it is no part of what the disks hold.
     """
-    snapshots = [call.db.get(VDI, ref) for ref in disk.snapshots]
-    with call.db.transaction():
+    snapshots = [db.get(VDI, ref) for ref in disk.snapshots]
+    with db.transaction():
         for each in snapshots:
             each.snapshot_of = successor.ref
     for each in snapshots:
         try:
-            sr = call.db.get(SR, each.SR)
-            volumes.plugged(call.machine, sr).volume_update(each.uuid, snapshot_of=successor.uuid)
+            sr = db.get(SR, each.SR)
+            volumes.plugged(machine, sr).volume_update(each.uuid, snapshot_of=successor.uuid)
         except (Failure, OSError) as error:
             log.warning("Whose snapshot VDI %s is by now: %s", each.uuid, error)
 

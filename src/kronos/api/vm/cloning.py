@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import uuid as uuids
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 
 from kronos.api.vdi import branching, volumes
 from kronos.api.vm import firmware, images, passing, state
 from kronos.api.vm.lifecycle import power_off, throw_away
-from kronos.api.vm.new_disks import NewDisks, new_disks
+from kronos.api.vm.new_disks import NewDisks, new_disks, replacing
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL, now
+from kronos.db.database import Database
 from kronos.db.records import SR, VBD, VDI, VGPU, VIF, VM, VBD_metrics, VM_metrics
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
@@ -212,7 +214,7 @@ def revert(call: Call, snapshot: str) -> None:
     vm = db.find(VM, source.snapshot_of)
     if vm is None or vm is source:
         raise Failure("VM_REVERT_FAILED", snapshot, source.snapshot_of)
-    with call.pipeline.holds.hold(vm, "reverting", call.task):
+    with call.pipeline.holds.hold(vm, "reverting", call.task), ExitStack() as declared:
         with new_disks(call, str(uuids.uuid4())) as disks:
             made = made_of(call, source, disks, NewDisks.clone)
             saved = db.find(VDI, source.suspend_VDI)
@@ -223,24 +225,31 @@ def revert(call: Call, snapshot: str) -> None:
             elif vm.power_state != "Halted":
                 power_off(call, vm)
             state.halted(db, call.machine, vm)
+            declared.enter_context(replacing(call, vm, _replaced(db, vm, made)))
             replaced = _revert_records(call, vm, source, made, image)
         for vdi, successor in replaced.items():
-            branching.succeed(call, db.get(VDI, vdi), db.get(VDI, successor))
+            branching.succeed(db, call.machine, db.get(VDI, vdi), db.get(VDI, successor))
             if not db.get(VDI, vdi).VBDs:
                 call.invoke("VDI.destroy", vdi)
 
 
-def _revert_records(call: Call, vm: VM, source: VM, made: Made, image: VDI | None) -> dict[str, str]:
-    """The records of the snapshot in place of the VM's own; the VM's disks that clones took the place of, with these.
+def _replaced(db: Database, vm: VM, made: Made) -> dict[str, str]:
+    """A VM's disks that clones of their snapshots take the place of, with these.
 
     Of a disk that is in no snapshot's place nobody has a copy: it is not among them.
     """
-    db = call.db
     successors = {db.get(VDI, db.get(VBD, ref).VDI).snapshot_of: clone for ref, clone in made.items()}
+    had = [vbd.VDI for vbd in (db.get(VBD, ref) for ref in vm.VBDs) if vbd.type == "Disk" and vbd.VDI != NULL]
+    return {vdi: successors[vdi] for vdi in had if vdi in successors}
+
+
+def _revert_records(call: Call, vm: VM, source: VM, made: Made, image: VDI | None) -> dict[str, str]:
+    """The records of the snapshot in place of the VM's own; the disks that it had, and those in their place."""
+    db = call.db
     suspended = image is not None
     with db.transaction():
+        replaced = _replaced(db, vm, made)
         mine = [db.get(VBD, ref) for ref in vm.VBDs]
-        had = [vbd.VDI for vbd in mine if vbd.type == "Disk" and vbd.VDI != NULL]
         for row in [*mine, *(db.get(VIF, ref) for ref in vm.VIFs)]:
             db.delete(row)
         for vbd in (db.get(VBD, ref) for ref in source.VBDs):
@@ -263,4 +272,4 @@ def _revert_records(call: Call, vm: VM, source: VM, made: Made, image: VDI | Non
         if image is not None:
             fields |= {"power_state": "Suspended", "suspend_VDI": image.ref}
         db.write(vm, fields | {"parent": source.ref})
-    return {vdi: successors[vdi] for vdi in had if vdi in successors}
+    return replaced

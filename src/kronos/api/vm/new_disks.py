@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid as uuids
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from kronos.api.vdi import branching, copying, lifecycle
@@ -55,6 +55,20 @@ def last_use(call: Call, vm: VM, disk: VDI) -> Iterator[None]:
     """Inside, a disk is used for the last time and then destroyed: a crash once no VM refers to it destroys it too."""
     facts = {"kind": "disks", "vdis": disk.uuid}
     with call.machine.intents.declared(f"vm-{vm.uuid}", facts):
+        yield
+
+
+@contextmanager
+def replacing(call: Call, vm: VM, successors: Mapping[str, str]) -> Iterator[None]:
+    """Inside, a VM's records come to name other disks in the place of these, by reference, which are destroyed then: a
+    crash in between does that too."""
+    uuids = [(call.db.get(VDI, old).uuid, call.db.get(VDI, new).uuid) for old, new in successors.items()]
+    facts = {
+        "kind": "disks",
+        "vdis": ",".join(old for old, _ in uuids),
+        "successors": ",".join(new for _, new in uuids),
+    }
+    with call.machine.intents.declared(f"replaced-{vm.uuid}", facts):
         yield
 
 

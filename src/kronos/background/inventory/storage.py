@@ -6,12 +6,15 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from kronos.api.sr import lifecycle
+from kronos.api.vdi import branching
 from kronos.api.vm import importing
 from kronos.datamodel.errors import Failure
+from kronos.datamodel.types import NULL
 from kronos.db.database import Database
 from kronos.db.records import PBD, SM, SR, VDI, Host, Message, Pool
 from kronos.dispatch.pipeline import Pipeline
@@ -106,29 +109,34 @@ def _settle_srs(pipeline: Pipeline) -> None:
 
 
 def settle_disks(pipeline: Pipeline) -> None:
-    """Disks made for a VM, or for its memory, by a call that a crash cut short: those that no VM refers to go.
-    VMs whose import was cut short go before.
+    """Disks made for a VM, or for its memory, or replaced in one, by a call that a crash cut short: those that no VM
+    refers to go. VMs whose import was cut short go before.
 
     Once the VMs' records say what runs, and so which memory is still needed.
     """
     machine = pipeline.machine
     for name, facts in machine.intents.left().items():
-        uuids = [uuid for uuid in facts.get("vdis", "").split(",") if uuid]
+        uuids = facts.get("vdis", "").split(",")
+        successors = facts.get("successors", "").split(",")
         if facts.get("kind") == importing.INTENT:
             importing.settle(pipeline.db, machine, facts)
         elif facts.get("kind") != "disks":
             continue
-        if all(_drop(pipeline, uuid) for uuid in uuids):
+        pairs = zip_longest(uuids, successors, fillvalue="")
+        if all(_drop(pipeline, uuid, successor) for uuid, successor in pairs if uuid):
             machine.intents.settle(name)
 
 
-def _drop(pipeline: Pipeline, uuid: str) -> bool:
+def _drop(pipeline: Pipeline, uuid: str, successor: str) -> bool:
     """Destroy a disk unless a VM has it. False: not now, since its SR is out of reach, or somebody holds it open."""
     db = pipeline.db
     ref = db.tables["VDI"].by_uuid(uuid)
     if ref is None or db.get(VDI, ref).VBDs or db.referrers("VM", "suspend_VDI", ref):
         return True
-    log.warning("VDI %s was made for a VM by a call that a crash cut short", uuid)
+    heir = db.find(VDI, db.tables["VDI"].by_uuid(successor) or NULL)
+    if heir is not None:
+        branching.succeed(db, pipeline.machine, db.get(VDI, ref), heir)
+    log.warning("VDI %s was made for a VM, or taken from one, by a call that a crash cut short", uuid)
     deadline = time.monotonic() + _CLOSING
     while True:
         try:
