@@ -35,6 +35,12 @@ def read(fragment):
         ("VM ref", "", NULL),
         ("datetime", "20240102T03:04:05Z", "20240102T03:04:05Z"),
         ("datetime", "2024-01-02T03:04:05Z", "20240102T03:04:05Z"),
+        ("datetime", "20240102T03:04:05", "20240102T03:04:05Z"),
+        ("datetime", "2024-01-02T03:04:05", "20240102T03:04:05Z"),
+        ("datetime", "2024-01-01T22:34:05-04:30", "20240102T03:04:05Z"),
+        ("datetime", "20240102T04:04:05+0100", "20240102T03:04:05Z"),
+        ("datetime", "2024-01-02T03:04:05.999Z", "20240102T03:04:05Z"),
+        ("datetime", "0001-01-01T00:00:00Z", "00010101T00:00:00Z"),
         ("enum vm_power_state", "running", "Running"),
         ("VM ref set", ["OpaqueRef:1"], ("OpaqueRef:1",)),
         ("(string -> int) map", {"a": "1"}, {"a": 1}),
@@ -56,6 +62,9 @@ def test_what_clients_send_is_taken(spec, untrusted, value):
         ("(string -> string) map", [], "INTERNAL_ERROR"),
         ("enum vm_power_state", "Flying", "INVALID_VALUE"),
         ("datetime", "yesterday", "INVALID_VALUE"),
+        ("datetime", "2024-01-02", "INVALID_VALUE"),
+        ("datetime", "2024-01-02T25:00:00Z", "INVALID_VALUE"),
+        ("datetime", "0001-01-01T00:00:00+01:00", "INVALID_VALUE"),
     ],
 )
 def test_what_does_not_fit_is_refused(spec, untrusted, code):
