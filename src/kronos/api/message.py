@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import uuid as uuids
 from collections.abc import Iterable
+from typing import Any, Final
 
 from kronos.datamodel.errors import Failure
+from kronos.datamodel.model import model
 from kronos.datamodel.types import now
 from kronos.db.database import Database
 from kronos.db.record import Record
@@ -81,17 +83,30 @@ def destroy_all(call: Call, filters: dict[str, str]) -> None:
     Raises INVALID_VALUE [filter, value].
     """
     for key in filters:
-        if key not in ("before", "after", "priority"):
+        if key not in _FILTERS:
             raise Failure("INVALID_VALUE", key, filters[key])
-    before, after, priority = (filters.get(key) for key in ("before", "after", "priority"))
+    before, after, priority = (_filter(filters, key) for key in _FILTERS)
     with call.db.transaction():
         for row in call.db.all(Message):
             if before is not None and row.timestamp >= before:
                 continue
             if after is not None and row.timestamp <= after:
                 continue
-            if priority is None or str(row.priority) == priority:
+            if priority is None or row.priority == priority:
                 call.db.delete(row)
+
+
+_FILTERS: Final = {"before": "datetime", "after": "datetime", "priority": "int"}
+
+
+def _filter(filters: dict[str, str], key: str) -> Any:
+    """The value of one filter, which a client sends as text of any form that its type has; None where it is missing."""
+    if key not in filters:
+        return None
+    try:
+        return model().type(_FILTERS[key]).check(filters[key])
+    except Failure as failure:
+        raise Failure("INVALID_VALUE", key, filters[key]) from failure
 
 
 def _newest_first(rows: Iterable[Message]) -> RecordsAnswer:
