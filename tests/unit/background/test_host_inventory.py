@@ -68,6 +68,24 @@ def inventoried(hypervisor: Fake, detected: Detected) -> tuple[Database, Host]:
     return db, inventory.refresh(db, inventory.Identity(hypervisor, detected, "192.0.2.1"))
 
 
+def test_the_control_domain_is_called_after_the_host_until_somebody_names_it(
+    control_domain: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "hostname", lambda: "node-1")
+    db, host = inventoried(Xen(), ON_XEN)
+    domain = db.get(VM, host.control_domain)
+    host.name_label = "The one in the corner"
+    assert domain.name_label == "Control domain on host: node-1"
+
+    monkeypatch.setattr(hardware, "hostname", lambda: "node-2")
+    inventory.refresh(db, inventory.Identity(Xen(), ON_XEN, "192.0.2.1"))
+    assert domain.name_label == "Control domain on host: node-2"
+
+    domain.name_label = "rack 3, top"
+    inventory.refresh(db, inventory.Identity(Xen(), ON_XEN, "192.0.2.1"))
+    assert domain.name_label == "rack 3, top"
+
+
 def test_on_xen_the_machine_is_what_the_hypervisor_says(control_domain: None) -> None:
     db, host = inventoried(Xen(), ON_XEN)
 

@@ -6,7 +6,7 @@ from kronos.api.host.surroundings import asked_of_the_system
 from kronos.db.records import VM, Host
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
-from kronos.rules.hostname import require_hostname
+from kronos.rules.hostname import control_domain_name, require_hostname
 
 
 @message("host.set_hostname_live")
@@ -20,4 +20,4 @@ def set_hostname_live(call: Call, host: str, hostname: str) -> None:
         row.hostname = hostname
         domain = call.db.find(VM, row.control_domain)
         if domain is not None:
-            domain.name_label = f"Control domain on host: {hostname}"
+            domain.name_label = control_domain_name(domain.name_label, hostname)

@@ -16,6 +16,7 @@ from kronos.db.records import VM, Console, Host, Host_cpu, Host_metrics, Pool, V
 from kronos.hypervisor import xen_emulator
 from kronos.hypervisor.base import Hypervisor
 from kronos.hypervisor.detection import Detected
+from kronos.rules.hostname import control_domain_name
 from kronos.system import hardware
 from kronos.system.settings import Settings
 
@@ -309,7 +310,7 @@ def _control_domain(db: Database, host: Host, identity: Identity) -> None:
     db.write(
         row,
         {
-            "name_label": f"Control domain on host: {host.name_label}",
+            "name_label": control_domain_name(row.name_label, host.hostname),
             "power_state": "Running",
             "domid": 0,
             "resident_on": host.ref,

@@ -90,7 +90,16 @@ def test_the_host_gets_another_name(xapi, system):
 
     assert system.commands == ["hostnamectl set-hostname node-7.example"]
     assert xapi("host.get_hostname", xapi.host.ref) == "node-7.example"
-    assert domain.name_label.endswith("node-7.example")
+    assert domain.name_label == "Control domain on host: node-7.example"
+
+
+def test_a_control_domain_that_somebody_named_keeps_its_name(xapi, system):
+    domain = xapi.db.create(VM, is_control_domain=True, name_label="rack 3, top")
+    xapi.host.control_domain = domain.ref
+
+    xapi("host.set_hostname_live", xapi.host.ref, "node-7.example")
+
+    assert domain.name_label == "rack 3, top"
 
 
 @pytest.mark.parametrize("name", ["", "a_b", "-a", "a-", "x" * 256, "a b"])
