@@ -40,7 +40,9 @@ def resume(db: Database, machine: Machine) -> None:
         shelf.clear()
     booted = machine.keys.get(_BOOT) != hardware.boot_id()
     over = ("restart_toolstack", "reboot_host", "restart_device_model") if booted else ("restart_toolstack",)
-    db.write(host, {"pending_guidances": tuple(each for each in host.pending_guidances if each not in over)})
+    left = tuple(each for each in host.pending_guidances if each not in over)
+    # A client that applied updates disabled the host for its reboot: a new daemon in between is not to undo that.
+    db.write(host, {"pending_guidances": left, "enabled": host.enabled and not left})
 
 
 def _own(db: Database, pool: Pool, place: str) -> None:

@@ -37,9 +37,12 @@ def disable(call: Call, host: str, auto_enable: bool) -> None:
 
 @message("host.enable", holds="enable")
 def enable(call: Call, host: str) -> None:
-    """Take VMs again. Raises HOST_DISABLED_UNTIL_REBOOT [host] once it has been prepared for going down."""
+    """Take VMs again. Raises HOST_PENDING_MANDATORY_GUIDANCE_NOT_EMPTY [host] while updates want it to go down first,
+    HOST_DISABLED_UNTIL_REBOOT [host] once it has been prepared for that."""
     row = call.db.get(Host, host)
     if not row.enabled:
+        if row.pending_guidances:
+            raise Failure("HOST_PENDING_MANDATORY_GUIDANCE_NOT_EMPTY", host)
         if call.machine.keys.get(UNTIL_REBOOT) == hardware.boot_id():
             raise Failure("HOST_DISABLED_UNTIL_REBOOT", host)
         call.machine.keys.put(AUTO_ENABLE, "")

@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from kronos.api import updates
 from kronos.api.host import processors, storage_access
 from kronos.db.journal import Journal
 from kronos.db.records import PIF, SM, VM, Driver_variant, Host_driver, Network
+from kronos.system import hardware
 
 
 @pytest.fixture
@@ -143,6 +145,32 @@ def test_guidance_is_set_aside(xapi):
     xapi.host.pending_guidances = ("reboot_host",)
     xapi("host.emergency_clear_mandatory_guidance")
     assert xapi("host.get_pending_guidances", xapi.host.ref) == ()
+
+
+def test_a_host_that_updates_want_rebooted_takes_no_vms_before(xapi, monkeypatch):
+    monkeypatch.setattr(hardware, "boot_id", lambda: "boot")
+    xapi.machine.keys.put("updated_boot", "boot")
+    xapi("host.disable", xapi.host.ref)
+    xapi.host.pending_guidances = ("reboot_host",)
+    refusal = ["HOST_PENDING_MANDATORY_GUIDANCE_NOT_EMPTY", xapi.host.ref]
+    assert xapi.refused("host.enable", xapi.host.ref) == refusal
+
+    xapi.host.enabled = True  # as a daemon that starts would have it
+    updates.resume(xapi.db, xapi.machine)
+    assert not xapi.host.enabled
+
+    xapi("host.emergency_clear_mandatory_guidance")
+    xapi("host.enable", xapi.host.ref)
+    assert xapi.host.enabled
+
+
+def test_a_host_that_was_rebooted_after_updates_takes_vms(xapi, monkeypatch):
+    monkeypatch.setattr(hardware, "boot_id", lambda: "second boot")
+    xapi.machine.keys.put("updated_boot", "first boot")
+    xapi.host.enabled = True
+    xapi.host.pending_guidances = ("reboot_host", "restart_toolstack")
+    updates.resume(xapi.db, xapi.machine)
+    assert xapi.host.enabled and xapi.host.pending_guidances == ()
 
 
 def test_a_network_without_an_interface_of_the_host_is_not_managements(xapi):
