@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,7 +49,8 @@ class RealWorld(World):  # type: ignore[misc, valid-type]
     """World with guests that take the kernel `obedient.S`."""
 
     kernel: Path = Path()
-    patience: float = 20.0
+    patience: float = 60.0
+    lines: list[socket.socket] = field(default_factory=list)
 
     def domain(self, **changes: Any) -> Domain:
         changes.setdefault("boot", DirectKernel(self.kernel))
@@ -70,11 +71,16 @@ class RealWorld(World):  # type: ignore[misc, valid-type]
             time.sleep(0.01)
 
     def say(self, uuid: str, text: bytes) -> None:
-        """Type on the guest's serial console."""
-        with socket.socket(socket.AF_UNIX) as line:
-            line.connect(os.fspath(self.hypervisor.serial(uuid).socket))
-            line.sendall(text)
-            time.sleep(0.1)
+        """Type on the guest's serial console, which is kept open: one that closes takes along what was not read."""
+        line = socket.socket(socket.AF_UNIX)
+        self.lines.append(line)
+        line.connect(os.fspath(self.hypervisor.serial(uuid).socket))
+        line.sendall(text)
+
+    def hang_up(self) -> None:
+        """Close the consoles that were typed on."""
+        for line in self.lines:
+            line.close()
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +129,7 @@ def xen_world(tmp_path: Path) -> Iterator[XenWorld]:
     made = XenWorld(hypervisor, tmp_path, hypervisor.settle, ramdisk=ramdisk)
     hypervisor.watch(made.events.append)
     yield made
+    made.hang_up()
     for uuid in made.states():
         with suppress(Failure):  # it may be ending by itself
             hypervisor.destroy(uuid)
@@ -142,6 +149,7 @@ def qemu_world(libvirtd: PrivateLibvirtd, kernel: Path, tmp_path: Path) -> Itera
     made = RealWorld(hypervisor, tmp_path, hypervisor.settle, kernel=kernel)
     hypervisor.watch(made.events.append)
     yield made
+    made.hang_up()
     for uuid in made.states():
         hypervisor.destroy(uuid)
     hypervisor.close()

@@ -18,6 +18,7 @@ from typing import Any
 import libvirt
 import pytest
 
+from harness.daemon import wait_until
 from kronos.datamodel.errors import Failure
 from kronos.hypervisor.base import (
     DeviceId,
@@ -77,7 +78,7 @@ def test_the_serial_console_talks_both_ways_and_to_one_client_after_the_other(wo
 
     for text in (b"hello", b"again"):
         with socket.socket(socket.AF_UNIX) as line:
-            line.settimeout(10)
+            line.settimeout(60)
             line.connect(os.fspath(world.hypervisor.serial(domain.uuid).socket))
             for letter in text:
                 line.sendall(bytes([letter]))
@@ -90,7 +91,7 @@ def test_the_screen_speaks_rfb(world: Any) -> None:
     domain = world.started(platform=Platform())
 
     with socket.socket(socket.AF_UNIX) as screen:
-        screen.settimeout(10)
+        screen.settimeout(60)
         screen.connect(os.fspath(world.hypervisor.vnc(domain.uuid)))
         assert screen.recv(12) == b"RFB 003.008\n"
 
@@ -307,7 +308,7 @@ def test_a_resumed_guest_goes_on_where_it_was_with_its_disk_elsewhere(world: Any
     assert "<title>after</title>" in virsh_view(world, domain.uuid)
     # The guest printed "ready" once, in its first life; now it answers without having booted again.
     with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(10)
+        line.settimeout(60)
         line.connect(os.fspath(world.hypervisor.serial(domain.uuid).socket))
         line.sendall(b"x")
         assert line.recv(1) == b"x"
@@ -407,8 +408,7 @@ def test_guests_outlive_libvirtd_and_are_found_again(world: Any, libvirtd: Priva
     os.kill(pid, signal.SIGKILL)
     doomed_pid = int((libvirtd.directory / "run" / "qemu" / f"{doomed.uuid}.pid").read_text())
     os.kill(doomed_pid, signal.SIGKILL)
-    while libvirtd.pid() == pid:
-        time.sleep(0.01)
+    wait_until(lambda: libvirtd.pid() != pid, 60, "libvirtd cannot be killed")
 
     libvirtd.start()
 
