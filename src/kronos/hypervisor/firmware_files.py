@@ -52,8 +52,10 @@ class FirmwareFiles:
 
     def forget(self, uuid: str) -> None:
         """Remove everything of a VM that is no more."""
-        with suppress(OSError):
-            (self._estate.real / self._variables(uuid)).unlink()
+        variables = self._estate.real / self._variables(uuid)
+        for path in (variables, _part(variables)):  # a start may have been cut short
+            with suppress(OSError):
+                path.unlink()
         shutil.rmtree((self._estate.real / self._tpm(uuid)).parent.parent, ignore_errors=True)
 
     @staticmethod
@@ -82,13 +84,17 @@ def _put(path: Path, content: bytes | None, owner: tuple[int, int] | None) -> No
         path.unlink(missing_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         if owner is not None and os.geteuid() == 0:
             os.fchown(file.fileno(), *owner)
         file.write(content)
     part.rename(path)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
 
 
 def _taken(path: Path) -> bytes | None:

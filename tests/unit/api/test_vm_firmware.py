@@ -232,3 +232,20 @@ def test_lists_that_are_older_than_the_distributions_are_told_of(host, monkeypat
     began = run(host, vm, Kept())
     assert vm.secureboot_certificates_state == "ok"
     assert not uefi.lacks(began.variables, newest)
+
+
+class Killed(BaseException):
+    """The daemon is gone: nothing after this runs."""
+
+
+def test_a_daemon_killed_once_a_vms_record_is_gone_leaves_no_files_of_its_firmware(host, monkeypatch):
+    vm, _ = with_tpm(host)
+    run(host, vm, Kept(tpm=tpm()))
+
+    def die(*_, **__):
+        raise Killed
+
+    monkeypatch.setattr("kronos.api.blob.remove", die)
+    with pytest.raises(Killed):
+        host("VM.destroy", vm.ref)
+    assert vm.ref not in host.db.rows and vm.uuid not in host.hypervisor.firmware

@@ -53,6 +53,7 @@ def test_what_is_not_put_is_begun_anew(files: FirmwareFiles, place: Estate) -> N
 
 def test_a_vm_that_is_no_more_leaves_nothing(files: FirmwareFiles, place: Estate) -> None:
     files.put(UUID, BOTH, None)
+    (place.real / f"qemu/nvram/{UUID}_VARS.fd.part").touch()  # of a start that was killed
     files.forget(UUID)
     files.forget(UUID)
 

@@ -65,6 +65,9 @@ def forget(call: Call, vm: VM) -> None:
 
 def remove(db: Database, machine: Machine, vm: VM) -> None:
     """`forget`, for who has no call."""
+    # Its files first: those of a VM that no record names any more would be nobody's, and a VM that is still there after
+    # a crash has in its record what it begins with.
+    machine.hypervisor.forget(vm.uuid)
     with db.transaction():
         for child in (db.get(VM, ref) for ref in vm.children):
             child.parent = vm.parent
@@ -82,7 +85,6 @@ def remove(db: Database, machine: Machine, vm: VM) -> None:
         blobs = blob.forget(db, vm)
         db.delete(vm)
     blob.remove(machine, blobs)
-    machine.hypervisor.forget(vm.uuid)
 
 
 @message("VM.get_allowed_VBD_devices")
