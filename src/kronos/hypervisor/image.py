@@ -113,6 +113,7 @@ def repointed(untrusted_saved: str, wanted: str, firmwares: Collection[str] = ()
     old, new = _parsed(untrusted_saved), _parsed(wanted)
     for name in ("memory", "currentMemory", "features", "cpu"):
         _replace(new, old, name)
+    _with_processors(new, old)
     machine, fresh_machine = old.find("os/type"), new.find("os/type")
     if machine is not None and fresh_machine is not None:
         fresh_machine.attrib.update(machine.attrib)
@@ -123,6 +124,18 @@ def repointed(untrusted_saved: str, wanted: str, firmwares: Collection[str] = ()
     merged = [_merged(new, element) for element in old_devices if element.tag not in _IMPLIED]
     fresh_devices[:] = merged
     return ElementTree.tostring(new, encoding="unicode")
+
+
+def _with_processors(new: Element, untrusted_old: Element) -> None:
+    """As many processors as the guest had, whatever its record says of its next start; which of the host's they may use
+    is `new`'s."""
+    saved, fresh = untrusted_old.find("vcpu"), new.find("vcpu")
+    if saved is None or fresh is None:
+        return
+    fresh.text = saved.text
+    fresh.attrib.pop("current", None)
+    if "current" in saved.attrib:
+        fresh.set("current", saved.attrib["current"])
 
 
 def _with_firmware(new: Element, untrusted_old: Element, firmwares: Collection[str]) -> None:

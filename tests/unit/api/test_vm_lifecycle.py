@@ -334,10 +334,12 @@ def test_a_template_is_provisioned_into_a_vm_with_the_disks_that_it_asks_for(hos
     template = host.halted_vm(is_a_template=True, other_config={"disks": disks})
     vm = host.db.get(VM, host("VM.clone", template.ref, "new"))
     assert vm.is_a_template
+    host.db.get(VM_metrics, vm.metrics).install_time = "19700101T00:00:00Z"
     host("VM.provision", vm.ref)
     assert not vm.is_a_template
     assert [host.db.get(VDI, host.db.get(VBD, ref).VDI).virtual_size for ref in vm.VBDs] == [GIB]
     assert "disks" not in vm.other_config
+    assert host.db.get(VM_metrics, vm.metrics).install_time > "2"
     assert host.refused("VM.start", template.ref, False, False)[0] == "VM_IS_TEMPLATE"
 
 

@@ -56,6 +56,17 @@ def test_the_guest_finds_its_devices_where_they_were() -> None:
     assert root.find("os/type").get("machine") == "pc-q35-7.2"  # type: ignore[union-attr]
 
 
+def test_the_guest_has_as_many_processors_as_it_had_whatever_its_next_start_will_give_it() -> None:
+    had, will_have = replace(DOMAIN, vcpus_max=4, vcpus=2), replace(DOMAIN, vcpus_max=4, vcpus=3, mask=(0,))
+    count = repointed(RENDERER.domain(had), will_have).find("vcpu")
+    assert count is not None
+    assert (count.text, count.get("current"), count.get("cpuset")) == ("4", "2", "0")
+
+    count = repointed(RENDERER.domain(replace(had, vcpus=4)), will_have).find("vcpu")
+    assert count is not None
+    assert (count.text, count.get("current")) == ("4", None)
+
+
 def test_a_disk_that_took_anothers_place_is_called_as_the_one_that_the_guest_knows() -> None:
     known = replace(DOMAIN, disks=(Disk(0, Path("/old/a"), serial="known"), Disk(3, None, cdrom=True)))
     taken = replace(

@@ -199,6 +199,7 @@ def _provisioned(call: Call, vm: VM, disks: list[tuple[provisioning.ProvisionedD
             )
         kept = {key: value for key, value in vm.other_config.items() if key not in ("disks", "postinstall")}
         db.write(vm, {"is_a_template": False, "is_default_template": False, "other_config": kept})
+        db.write(state.metrics_of(db, vm), {"install_time": now()})
 
 
 @message("VM.revert", holds="revert")

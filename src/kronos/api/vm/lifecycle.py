@@ -158,7 +158,9 @@ def suspend(call: Call, vm: str) -> None:
 
     Raises VM_NO_SUSPEND_SR [vm].
     """
-    save(call, _vm(call, vm))
+    row = _vm(call, vm)
+    row.ha_always_run = False
+    save(call, row)
 
 
 def save(call: Call, row: VM) -> None:
@@ -262,6 +264,7 @@ def drop(call: Call, image: VDI) -> None:
 def clean_shutdown(call: Call, vm: str) -> None:
     """Ask the guest to shut down and wait until it has. Raises VM_SHUTDOWN_TIMEOUT, TASK_CANCELLED."""
     row = _vm(call, vm)
+    row.ha_always_run = False
     ask_until(call, row, call.machine.hypervisor.shutdown, lambda: row.power_state == "Halted")
     linger(call, row.shutdown_delay)
 
@@ -270,6 +273,7 @@ def clean_shutdown(call: Call, vm: str) -> None:
 def hard_shutdown(call: Call, vm: str) -> None:
     """Cut a VM's power; of a suspended one, throw the saved memory away."""
     row = _vm(call, vm)
+    row.ha_always_run = False
     cancel_others(call, row)
     if row.power_state == "Suspended":
         throw_away(call, row)
@@ -283,6 +287,7 @@ def hard_shutdown(call: Call, vm: str) -> None:
 def shutdown(call: Call, vm: str) -> None:
     """Shut down cleanly if the guest obeys, by force otherwise."""
     row = _vm(call, vm)
+    row.ha_always_run = False
     if row.power_state == "Running":
         try:
             ask_until(
@@ -367,7 +372,7 @@ def power_state_reset(call: Call, vm: str) -> None:
     """
     row = _vm(call, vm)
     if row.is_control_domain:
-        raise Failure("OPERATION_NOT_ALLOWED", "The control domain is always running")
+        raise Failure("CANNOT_RESET_CONTROL_DOMAIN", row.ref)
     if row.uuid in {status.uuid for status in call.machine.hypervisor.statuses()}:
         power_off(call, row)
     if row.power_state == "Suspended":

@@ -13,7 +13,7 @@ from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
 from kronos.dispatch.workers import only_waiting
 from kronos.rules import memory, operations
-from kronos.rules.surroundings import domain_type
+from kronos.rules.surroundings import domain_type, is_domain_zero
 
 LIVE = ("Running", "Paused")
 
@@ -167,25 +167,33 @@ def maximise_memory(call: Call, self: str, total: int, approximate: bool) -> int
 # --- processors ------------------------------------------------------------------------------------------------------
 
 
+def _assert_processors(at_startup: int, most: int, value: int) -> None:
+    """Raises INVALID_VALUE [rule, value]."""
+    if not 0 < at_startup <= most:
+        rule = "VCPUs_at_startup must be above 0 and no greater than VCPUs_max"
+        raise Failure("INVALID_VALUE", rule, str(value))
+
+
 @message("VM.set_VCPUs_max")
 def set_VCPUs_max(call: Call, self: str, value: int) -> None:
-    """Raises VALUE_NOT_SUPPORTED [field, value, reason]."""
+    """Raises INVALID_VALUE [rule, value]."""
     vm = _vm(call, self)
     _assert(call, vm, "changing_VCPUs")
-    if value < vm.VCPUs_at_startup or value <= 0:
-        reason = "VCPUs_max must be greater than or equal to VCPUs_at_startup, and above 0"
-        raise Failure("VALUE_NOT_SUPPORTED", "VCPUs_max", str(value), reason)
+    _assert_processors(vm.VCPUs_at_startup, value, value)
     _write(call, vm, VCPUs_max=value)
 
 
 @message("VM.set_VCPUs_at_startup")
 def set_VCPUs_at_startup(call: Call, self: str, value: int) -> None:
-    """Raises VALUE_NOT_SUPPORTED [field, value, reason]."""
+    """How many processors the VM begins its next run with: of a running one too, whose clients change those of this run
+    beside (set_VCPUs_number_live).
+
+    Raises INVALID_VALUE [rule, value], OPERATION_NOT_ALLOWED for the control domain.
+    """
     vm = _vm(call, self)
-    _assert(call, vm, "changing_VCPUs")
-    if value > vm.VCPUs_max or value <= 0:
-        reason = "VCPUs_at_startup must be above 0 and no greater than VCPUs_max"
-        raise Failure("VALUE_NOT_SUPPORTED", "VCPUs_at_startup", str(value), reason)
+    if is_domain_zero(call.db, vm):
+        raise Failure("OPERATION_NOT_ALLOWED", "This operation is not allowed on dom0")
+    _assert_processors(value, vm.VCPUs_max, value)
     _write(call, vm, VCPUs_at_startup=value)
 
 
@@ -216,9 +224,12 @@ def set_HVM_boot_policy(call: Call, self: str, value: str) -> None:
 
 @message("VM.set_domain_type")
 def set_domain_type(call: Call, self: str, value: str) -> None:
+    """Raises INVALID_VALUE [field, value] for what says nothing."""
     vm = _vm(call, self)
-    policy = {"hvm": vm.HVM_boot_policy or "BIOS order", "unspecified": vm.HVM_boot_policy}
-    _write(call, vm, domain_type=value, HVM_boot_policy=policy.get(value, ""))
+    if value == "unspecified":
+        raise Failure("INVALID_VALUE", "domain_type", value)
+    policy = (vm.HVM_boot_policy or "BIOS order") if value == "hvm" else ""
+    _write(call, vm, domain_type=value, HVM_boot_policy=policy)
 
 
 @message("VM.set_actions_after_crash")
@@ -244,13 +255,19 @@ def set_is_a_template(call: Call, self: str, value: bool) -> None:
         call.db.write(vm, {"is_a_template": True, "ha_always_run": False, "groups": ()})
 
 
+DEFAULT = "default_template"
+"""The key of other_config that marked a default template before there was a field: clients look at either."""
+
+
 @message("VM.set_is_default_template")
 def set_is_default_template(call: Call, vm: str, value: bool) -> None:
-    """Raises OPERATION_NOT_ALLOWED for what is no template."""
+    """Make a template one of those that the pool came with, or no longer. A VM becomes a template first, which raises
+    what VM.set_is_a_template does."""
     row = _vm(call, vm)
     if value and not row.is_a_template:
-        raise Failure("OPERATION_NOT_ALLOWED", "Only a template can be a default template")
-    _write(call, row, is_default_template=value)
+        set_is_a_template(call, vm, True)
+    marked = row.other_config | {DEFAULT: "true" if value else "false"}
+    _write(call, row, is_default_template=value, other_config=marked)
 
 
 @message("VM.set_has_vendor_device")
@@ -264,30 +281,37 @@ def set_has_vendor_device(call: Call, self: str, value: bool) -> None:
 
 @message("VM.set_HVM_shadow_multiplier")
 def set_HVM_shadow_multiplier(call: Call, self: str, value: float) -> None:
-    """Raises VALUE_NOT_SUPPORTED below 1."""
-    if value < 1.0:
-        raise Failure("VALUE_NOT_SUPPORTED", "HVM_shadow_multiplier", str(value), "must be at least 1.0")
+    """Raises INVALID_VALUE [name, value] below 1."""
     vm = _vm(call, self)
     _assert(call, vm, "changing_shadow_memory")
+    if value < 1.0:
+        raise Failure("INVALID_VALUE", "multiplier", str(value))
     _write(call, vm, HVM_shadow_multiplier=value)
 
 
 @message("VM.set_ha_restart_priority")
 def set_ha_restart_priority(call: Call, self: str, value: str) -> None:
-    """Raises INVALID_VALUE [field, value]."""
+    """Whether the VM is to be started again where its host fails; one that runs is protected at once, or no longer.
+
+    Raises INVALID_VALUE [field, value].
+    """
     if value not in ("restart", "best-effort", ""):
         raise Failure("INVALID_VALUE", "ha_restart_priority", value)
-    _write(call, _vm(call, self), ha_restart_priority=value)
+    vm = _vm(call, self)
+    protected = {"ha_always_run": value == "restart"} if vm.power_state == "Running" else {}
+    if value != vm.ha_restart_priority:
+        _write(call, vm, ha_restart_priority=value, **protected)
 
 
 @message("VM.set_ha_always_run")
 def set_ha_always_run(call: Call, self: str, value: bool) -> None:
-    _write(call, _vm(call, self), ha_always_run=value)
+    """The old way to say it."""
+    set_ha_restart_priority(call, self, "restart" if value else "")
 
 
 def _set_number(call: Call, ref: str, field: str, value: int) -> None:
     if value < 0:
-        raise Failure("VALUE_NOT_SUPPORTED", field, str(value), "must not be negative")
+        raise Failure("INVALID_VALUE", f"{field} must not be negative", str(value))
     _write(call, _vm(call, ref), **{field: value})
 
 
@@ -341,7 +365,12 @@ def set_suspend_VDI(call: Call, self: str, value: str) -> None:
 
 @message("VM.set_appliance")
 def set_appliance(call: Call, self: str, value: str) -> None:
-    _write(call, _vm(call, self), appliance=value)
+    """Raises OPERATION_NOT_ALLOWED for what no appliance could start."""
+    vm = _vm(call, self)
+    if vm.is_control_domain or vm.is_a_template or vm.is_a_snapshot:
+        text = "Control domains, templates and snapshots cannot be in an appliance"
+        raise Failure("OPERATION_NOT_ALLOWED", text)
+    _write(call, vm, appliance=value)
 
 
 @message("VM.set_NVRAM")

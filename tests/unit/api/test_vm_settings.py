@@ -1,0 +1,99 @@
+"""VM's settings: what each setter takes, what it changes beside, and how it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from kronos.db.records import VM, VM_appliance
+
+
+def test_the_processors_of_the_next_start_are_set_while_the_vm_runs(host):
+    """Clients do that beside VM.set_VCPUs_number_live."""
+    vm = host.halted_vm(VCPUs_max=4)
+    host("VM.start", vm.ref, False, False)
+    host("VM.set_VCPUs_at_startup", vm.ref, 3)
+    assert vm.VCPUs_at_startup == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("VCPUs_max", 0), ("VCPUs_max", 1), ("VCPUs_at_startup", 0), ("VCPUs_at_startup", 5)]
+)
+def test_numbers_of_processors_that_do_not_go_together_are_invalid(host, name, value):
+    vm = host.halted_vm(VCPUs_max=4, VCPUs_at_startup=2)
+    refused = host.refused(f"VM.set_{name}", vm.ref, value)
+    assert (refused[0], refused[2:]) == ("INVALID_VALUE", [str(value)])
+    assert (vm.VCPUs_max, vm.VCPUs_at_startup) == (4, 2)
+
+
+@pytest.mark.parametrize("name", ["start_delay", "shutdown_delay", "order"])
+def test_a_delay_or_place_below_nothing_is_invalid(host, name):
+    vm = host.halted_vm()
+    refused = host.refused(f"VM.set_{name}", vm.ref, -1)
+    assert (refused[0], refused[2:]) == ("INVALID_VALUE", ["-1"])
+
+
+def test_a_shadow_multiplier_below_one_is_invalid(host):
+    vm = host.halted_vm()
+    refused = host.refused("VM.set_HVM_shadow_multiplier", vm.ref, 0.5)
+    assert refused == ["INVALID_VALUE", "multiplier", "0.5"]
+
+
+def test_a_vm_runs_as_something(host):
+    vm = host.halted_vm()
+    refused = host.refused("VM.set_domain_type", vm.ref, "unspecified")
+    assert refused == ["INVALID_VALUE", "domain_type", "unspecified"]
+
+
+def test_a_default_template_is_marked_in_both_ways(host):
+    vm = host.halted_vm()
+    host("VM.set_is_default_template", vm.ref, True)
+    assert (vm.is_a_template, vm.is_default_template) == (True, True)
+    assert vm.other_config["default_template"] == "true"
+    host("VM.set_is_default_template", vm.ref, False)
+    assert (vm.is_a_template, vm.is_default_template) == (True, False)
+    assert vm.other_config["default_template"] == "false"
+
+
+def test_a_running_vm_does_not_become_a_default_template(host):
+    vm = host.halted_vm()
+    host("VM.start", vm.ref, False, False)
+    assert host.refused("VM.set_is_default_template", vm.ref, True)[0] == "VM_BAD_POWER_STATE"
+    assert not vm.is_default_template
+
+
+@pytest.mark.parametrize("kind", ["is_a_template", "is_a_snapshot", "is_control_domain"])
+def test_only_vms_proper_are_in_an_appliance(xapi, kind):
+    vm, appliance = xapi.db.create(VM, **{kind: True}), xapi.db.create(VM_appliance)
+    assert xapi.refused("VM.set_appliance", vm.ref, appliance.ref)[0] == "OPERATION_NOT_ALLOWED"
+    assert appliance.VMs == ()
+
+
+def test_a_running_vm_is_protected_as_soon_as_its_priority_says_so(host):
+    vm = host.halted_vm()
+    host("VM.set_ha_restart_priority", vm.ref, "restart")
+    assert not vm.ha_always_run
+    host("VM.start", vm.ref, False, False)
+    assert vm.ha_always_run
+    host("VM.set_ha_restart_priority", vm.ref, "best-effort")
+    assert not vm.ha_always_run
+
+
+def test_the_old_way_to_protect_a_vm_is_a_priority(host):
+    vm = host.halted_vm()
+    host("VM.set_ha_always_run", vm.ref, True)
+    assert vm.ha_restart_priority == "restart"
+    host("VM.set_ha_always_run", vm.ref, False)
+    assert vm.ha_restart_priority == ""
+
+
+@pytest.mark.parametrize("name", ["hard_shutdown", "clean_shutdown", "shutdown", "suspend"])
+def test_a_vm_that_is_ended_by_a_call_is_not_to_run_always(host, name):
+    vm = host.halted_vm(ha_restart_priority="restart")
+    host("VM.start", vm.ref, False, False)
+    host(f"VM.{name}", vm.ref)
+    assert (vm.ha_always_run, vm.ha_restart_priority) == (False, "restart")
+
+
+def test_the_control_domain_is_not_reset(xapi):
+    vm = xapi.db.create(VM, is_control_domain=True, power_state="Running")
+    assert xapi.refused("VM.power_state_reset", vm.ref) == ["CANNOT_RESET_CONTROL_DOMAIN", vm.ref]
