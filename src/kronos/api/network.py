@@ -7,8 +7,9 @@ from typing import Any
 from kronos.api import blob
 from kronos.api.vm.backing import bring_up, bring_up_networks
 from kronos.datamodel.errors import Failure
+from kronos.datamodel.types import NULL
 from kronos.db.database import Database
-from kronos.db.records import PIF, VIF, VM, Host, Network
+from kronos.db.records import PIF, VIF, VM, Host, Network, VIF_metrics
 from kronos.dispatch.call import Call
 from kronos.dispatch.fields import constructor_fields
 from kronos.dispatch.registry import message
@@ -53,30 +54,43 @@ def _bridge(db: Database, untrusted_name: str, others: set[str], *, managed: boo
 
 @message("network.destroy")
 def destroy(call: Call, self: str) -> None:
-    """Remove a network that nothing has joined, and its bridge.
+    """Remove a network that no NIC and no running VM has joined, its bridge, and the interfaces that VMs have in it.
 
-    Raises NETWORK_CONTAINS_VIF [vifs], NETWORK_CONTAINS_PIF [pifs], OPERATION_NOT_ALLOWED for the internal network.
+    Raises NETWORK_CONTAINS_VIF [vifs], NETWORK_CONTAINS_PIF [pifs], CANNOT_DESTROY_SYSTEM_NETWORK [network].
     """
     db = call.db
     row = db.get(Network, self)
-    _check_empty(row)
+    _check_unused(db, row)
     if _INTERNAL in row.other_config:
-        raise Failure("OPERATION_NOT_ALLOWED", "The host internal management network cannot be destroyed")
+        raise Failure("CANNOT_DESTROY_SYSTEM_NETWORK", row.ref)
     if row.managed:
         call.machine.network.destroy_bridge(row.bridge)
     with db.transaction():
         # Somebody may have joined meanwhile; the bridge comes back when they need it.
-        _check_empty(row)
+        _check_unused(db, row)
+        for vif in [db.get(VIF, ref) for ref in row.VIFs]:
+            metrics = db.find(VIF_metrics, vif.metrics)
+            if metrics is not None:
+                db.delete(metrics)
+            db.delete(vif)
         blobs = blob.forget(db, row)
         db.delete(row)
     blob.remove(call.machine, blobs)
 
 
-def _check_empty(row: Network) -> None:
-    if row.VIFs:
-        raise Failure("NETWORK_CONTAINS_VIF", *row.VIFs)
+def _check_unused(db: Database, row: Network) -> None:
+    joined = [vif.ref for vif in (db.get(VIF, ref) for ref in row.VIFs) if _is_joined(db, vif)]
+    if joined:
+        raise Failure("NETWORK_CONTAINS_VIF", *joined)
     if row.PIFs:
         raise Failure("NETWORK_CONTAINS_PIF", *row.PIFs)
+
+
+def _is_joined(db: Database, vif: VIF) -> bool:
+    vm = db.find(VM, vif.VM)
+    # Of a VM on its way up the records say nothing yet.
+    on_its_way = vm is not None and vm.scheduled_to_be_resident_on != NULL
+    return vif.currently_attached or vif.reserved or bool(vif.current_operations) or on_its_way
 
 
 @message("network.pool_introduce")

@@ -96,7 +96,7 @@ def plug(call: Call, self: str) -> None:
 
 @message("PBD.unplug")
 def unplug(call: Call, self: str) -> None:
-    """Let go of an SR on its host. Nothing happens if it is not plugged in. Raises VDI_IN_USE [vdi, operation]."""
+    """Let go of an SR on its host. Nothing happens if it is not plugged in. Raises VDI_IN_USE [vdi, …]."""
     pbd = _own(call, self)
     sr = call.db.get(SR, pbd.SR)
     with call.pipeline.holds.hold(sr, "unplug", call.task), _turn:
@@ -134,8 +134,11 @@ def _check_sharing(call: Call, sr: SR, pbd: PBD) -> None:
 def _check_unused(call: Call, sr: SR) -> None:
     """No VM of this host may have a disk of the SR open."""
     db = call.db
+    used = []
     for vdi in (db.get(VDI, ref) for ref in sr.VDIs):
         for vbd in (db.get(VBD, ref) for ref in vdi.VBDs):
             vm = db.find(VM, vbd.VM)
             if vbd.currently_attached and vm is not None and vm.resident_on == call.machine.host_ref:
-                raise Failure("VDI_IN_USE", vdi.ref, "unplug")
+                used.append(vdi.ref)
+    if used:
+        raise Failure("VDI_IN_USE", *dict.fromkeys(used))

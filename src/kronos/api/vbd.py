@@ -19,6 +19,7 @@ from kronos.hypervisor.base import Disk
 from kronos.rules import devices, operations
 from kronos.rules import domain as domains
 
+_MOVES = ("migrate_send", "pool_migrate")
 ALLOWED_TYPES = ("system", "user", "ephemeral", "suspend", "crashdump", "metadata", "rrd", "pvs_cache")
 
 
@@ -27,28 +28,31 @@ def create(call: Call, args: dict[str, Any]) -> str:
     """Give a VM a disk or a CD drive; a running VM gets it at `plug`.
 
     Raises VBD_CDS_MUST_BE_READONLY, VBD_NOT_REMOVABLE_MEDIA, INVALID_DEVICE, DEVICE_ALREADY_EXISTS,
-    VDI_INCOMPATIBLE_TYPE, VDI_IN_USE… as their rules say.
+    VDI_INCOMPATIBLE_TYPE [vdi, type], VDI_READONLY [vdi], OTHER_OPERATION_IN_PROGRESS while the VM moves.
     """
     fields = constructor_fields("VBD", args)
     db = call.db
     with db.transaction():  # VM and disk are not to go before the record that refers to them is there
         vm = db.get(VM, fields["VM"])
+        fields["empty"] = fields["empty"] or fields["VDI"] == NULL
+        vdi = None if fields["empty"] else db.get(VDI, fields["VDI"])
+        if vdi is not None and vdi.type not in ALLOWED_TYPES:
+            raise Failure("VDI_INCOMPATIBLE_TYPE", vdi.ref, vdi.type)
         if fields["type"] == "CD" and fields["mode"] != "RO":
             raise Failure("VBD_CDS_MUST_BE_READONLY")
-        fields["empty"] = fields["empty"] or fields["VDI"] == NULL
-        if fields["empty"]:
+        if vdi is None:
             if fields["type"] != "CD":
-                raise Failure("VBD_NOT_REMOVABLE_MEDIA", "new VBD")
+                raise Failure("VBD_NOT_REMOVABLE_MEDIA", "in constructor")
             fields["VDI"] = NULL
         else:
-            vdi = db.get(VDI, fields["VDI"])
-            if vdi.type not in ALLOWED_TYPES:
-                raise Failure("VDI_INCOMPATIBLE_TYPE", vdi.ref, vdi.type)
+            if fields["mode"] == "RW" and vdi.read_only:
+                raise Failure("VDI_READONLY", vdi.ref)
             if "backend-kind" in vdi.sm_config:
                 backend = {"backend-kind": vdi.sm_config["backend-kind"]}
                 fields["other_config"] = fields["other_config"] | backend
-        if "migrate" in " ".join(vm.current_operations.values()):
-            raise Failure("OPERATION_NOT_ALLOWED", f"VM {vm.ref} is being migrated")
+        for task, operation in vm.current_operations.items():
+            if operation in _MOVES:
+                raise Failure("OTHER_OPERATION_IN_PROGRESS", "VM", vm.ref, operation, task)
         userdevice = devices.vbd_device(db, vm, fields["userdevice"], fields["type"])
         suspended = vm.power_state == "Suspended"
         given = args if suspended else {}
@@ -66,8 +70,9 @@ def destroy(call: Call, self: str) -> None:
     """Take a disk away from a VM; the VDI stays. Raises OPERATION_NOT_ALLOWED while it is attached."""
     vbd = call.db.get(VBD, self)
     with call.db.transaction():
-        if vbd.currently_attached and call.db.get(VM, vbd.VM).power_state != "Suspended":
-            raise Failure("OPERATION_NOT_ALLOWED", f"VBD '{vbd.uuid}' still attached to '{vbd.VM}'")
+        if vbd.currently_attached or vbd.reserved:  # a suspended VM's is too: its guest wakes with the disk
+            vm = call.db.get(VM, vbd.VM)
+            raise Failure("OPERATION_NOT_ALLOWED", f"VBD '{vbd.uuid}' still attached to '{vm.uuid}'")
         for task, operation in vbd.current_operations.items():
             raise Failure("OTHER_OPERATION_IN_PROGRESS", "VBD", vbd.ref, operation, task)
         metrics = call.db.find(VBD_metrics, vbd.metrics)

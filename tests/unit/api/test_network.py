@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kronos.db.records import PIF, VIF, Host, Network
+from kronos.db.records import Host, Network, PIF, VIF, VIF_metrics, VM
 
 
 def test_a_network_gets_the_first_name_that_nobody_has(xapi):
@@ -48,7 +48,8 @@ def test_destroying_a_network_takes_its_bridge(xapi):
 
 def test_a_network_that_somebody_has_joined_stays(xapi):
     network = xapi.net()
-    vif = xapi.db.create(VIF, network=network.ref)
+    xapi.db.create(VIF, network=network.ref)
+    vif = xapi.db.create(VIF, network=network.ref, currently_attached=True)
     assert xapi.refused("network.destroy", network.ref) == ["NETWORK_CONTAINS_VIF", vif.ref]
     xapi.db.delete(vif)
     pif = xapi.db.create(PIF, network=network.ref)
@@ -57,7 +58,23 @@ def test_a_network_that_somebody_has_joined_stays(xapi):
 
 def test_the_internal_network_stays(xapi):
     network = xapi.net(other_config={"is_host_internal_management_network": "true"})
-    assert xapi.refused("network.destroy", network.ref)[0] == "OPERATION_NOT_ALLOWED"
+    assert xapi.refused("network.destroy", network.ref) == ["CANNOT_DESTROY_SYSTEM_NETWORK", network.ref]
+
+
+def test_a_network_goes_with_the_interfaces_that_halted_vms_have_in_it(xapi):
+    network = xapi.net()
+    vm = xapi.db.create(VM)
+    metrics = xapi.db.create(VIF_metrics)
+    xapi.db.create(VIF, network=network.ref, VM=vm.ref, metrics=metrics.ref)
+    xapi("network.destroy", network.ref)
+    assert (vm.VIFs, xapi.db.find(VIF_metrics, metrics.ref)) == ((), None)
+
+
+def test_but_not_while_one_of_them_is_on_its_way_up(xapi):
+    network = xapi.net()
+    vm = xapi.db.create(VM, scheduled_to_be_resident_on=xapi.host.ref)
+    vif = xapi.db.create(VIF, network=network.ref, VM=vm.ref)
+    assert xapi.refused("network.destroy", network.ref) == ["NETWORK_CONTAINS_VIF", vif.ref]
 
 
 def test_the_internal_network_serves_addresses_when_it_comes_up(xapi):

@@ -46,6 +46,38 @@ def detaches(host, monkeypatch) -> list[str]:
     return found
 
 
+def test_a_disk_that_is_only_read_is_not_given_to_write(host):
+    vdi = host.vdi(host.storage, read_only=True)
+    vm = host.halted_vm()
+    assert host.refused("VBD.create", record(vm, vdi)) == ["VDI_READONLY", vdi.ref]
+    assert host("VBD.create", record(vm, vdi, mode="RO"))
+
+
+def test_only_a_cd_drive_is_empty(host):
+    vm = host.halted_vm()
+    empty = record(vm, vm, VDI=NULL, empty=True)
+    assert host.refused("VBD.create", empty) == ["VBD_NOT_REMOVABLE_MEDIA", "in constructor"]
+    assert host("VBD.create", empty | {"type": "CD", "mode": "RO"})
+
+
+def test_a_vm_that_moves_gets_no_disk(host):
+    vm, vdi = host.halted_vm(), host.vdi(host.storage)
+    vm.current_operations = {"OpaqueRef:task": "migrate_send"}
+    refused = host.refused("VBD.create", record(vm, vdi))
+    assert refused == ["OTHER_OPERATION_IN_PROGRESS", "VM", vm.ref, "migrate_send", "OpaqueRef:task"]
+
+
+def test_the_disk_of_a_suspended_vm_stays_its_own(host):
+    """Its guest wakes with it."""
+    vm = host.halted_vm(host.vdi(host.storage))
+    host("VM.start", vm.ref, False, False)
+    host("VM.suspend", vm.ref)
+    (ref,) = vm.VBDs
+    uuid = host.db.get(VBD, ref).uuid
+    text = f"VBD '{uuid}' still attached to '{vm.uuid}'"
+    assert host.refused("VBD.destroy", ref) == ["OPERATION_NOT_ALLOWED", text]
+
+
 def test_an_ejected_disc_is_out_of_the_record_before_it_is_let_go(host, monkeypatch):
     """Where the letting go fails, the record is not to say that the guest still has the disc."""
     disc = host.vdi(host.storage)

@@ -469,3 +469,18 @@ def test_a_copy_that_fails_leaves_nothing(xapi):
     assert xapi.refused("VDI.copy", vdi.ref, sr.ref)[0] == "SR_BACKEND_FAILURE_202"
     assert sr.VDIs == (vdi.ref,) and len(xapi.driver(sr).scan()) == 1
     assert xapi.driver(sr).attachments == {}
+
+
+@pytest.mark.parametrize("name", ["VDI.snapshot", "VDI.clone"])
+def test_what_is_made_of_a_disk_is_tagged_as_it_is(xapi, name):
+    vdi = xapi.vdi(xapi.sr())
+    vdi.tags = ("backup",)
+    assert xapi.db.get(VDI, xapi(name, vdi.ref, {})).tags == ("backup",)
+
+
+def test_a_copy_is_tagged_and_cached_as_its_source_is(xapi):
+    sr = xapi.sr("file")
+    vdi = xapi.vdi(sr, 1 << 20)
+    vdi.tags, vdi.allow_caching = ("backup",), True
+    copied = xapi.db.get(VDI, xapi("VDI.copy", vdi.ref, sr.ref, NULL, NULL))
+    assert (copied.tags, copied.allow_caching) == (("backup",), True)

@@ -13,12 +13,16 @@ from kronos.datamodel.types import NULL
 from kronos.db.records import SR, VBD, VDI
 from kronos.dispatch.call import Call
 from kronos.dispatch.registry import message
+from kronos.rules.surroundings import features
 from kronos.storage.base import Attachment
 from kronos.storage.faults import as_failures
 from kronos.system.conversion import convert
 
 RAW = {"type": "raw"}
 """The sm_config of a disk whose file is its content: a VM's memory, which the hypervisor reads by itself."""
+
+
+_KEPT = ("other_config", "xenstore_data", "tags", "allow_caching")
 
 
 @message("VDI.copy", holds="copy")
@@ -62,7 +66,9 @@ def copy_to_new(call: Call, source: VDI, sr: SR, uuid: str) -> VDI:
                 _convert(call, origin, attachment, target_is_zero=True)
             finally:
                 driver.volume_detach(uuid)
-        kept = {"other_config": source.other_config, "xenstore_data": source.xenstore_data}
+        kept = {name: source.stored()[name] for name in _KEPT}
+        if "VDI_RESET_ON_BOOT" in features(call.db, sr):
+            kept["on_boot"] = source.on_boot
         row = volumes.introduce(call.db, sr, driver.volume(uuid), **kept)
         undo.callback(volumes.forget, call.db, row)
     contents.look_again(call, sr)
