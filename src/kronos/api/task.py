@@ -28,7 +28,7 @@ def _own(call: Call, ref: str) -> Task:
 @message("task.create", inline=True)
 def create(call: Call, label: str, description: str) -> str:
     """A pending task for the client's own use; the client destroys it."""
-    return call.pipeline.tasks.make(label, description, call.user.ref, call.machine.host_ref).ref
+    return call.pipeline.tasks.make_for_client(label, description, call.user.ref, call.machine.host_ref).ref
 
 
 @message("task.destroy", inline=True)

@@ -20,6 +20,8 @@ MOST = 200
 KEPT = 65 * 60.0
 PROMPT = 30.0
 """Seconds that every task stays after its end, however many there are: who starts a thousand reads them in turn."""
+ABANDONED = 24 * 3600.0
+"""Seconds after which a pending task that a client made for itself goes, unless it has got on in them."""
 
 
 class Task:
@@ -80,6 +82,8 @@ class Tasks:
         self.db = db
         self.running: dict[str, Task] = {}
         self._over: deque[tuple[float, Row]] = deque()
+        # Clients' own tasks that have not ended: when each was looked at last, and its progress then. Oldest first.
+        self._clients: dict[str, tuple[float, float]] = {}
 
     def start(self, label: str, description: str, session: str, host: str, *, subtask_of: str = NULL) -> Task:
         """A task that clients see, pending, with work behind it."""
@@ -105,9 +109,18 @@ class Tasks:
             **fields,
         )
 
+    def make_for_client(self, label: str, description: str, session: str, host: str) -> Row:
+        """A pending task's record that its client ends; a client that is gone does not leave it for ever."""
+        row = self.make(label, description, session, host)
+        with self.db.transaction():
+            self._clients[row.ref] = (time.monotonic(), row.progress)
+        return row
+
     def over(self, row: Row) -> None:
         """A task has ended: it stays for a while, for its client to read."""
         self._over.append((time.monotonic(), row))
+        with self.db.transaction():
+            self._clients.pop(row.ref, None)
 
     def _tidy(self) -> None:
         """Drop tasks that ended more than an hour ago, and beyond 200 those that ended first, as the reference does.
@@ -122,6 +135,22 @@ class Tasks:
                     break
                 self._over.popleft()
                 self.db.delete(row)
+            while self._clients:
+                ref, (looked, progress) = next(iter(self._clients.items()))
+                if clock - looked < ABANDONED:
+                    break
+                del self._clients[ref]
+                self._look_at(ref, progress)
+
+    def _look_at(self, ref: str, progress: float) -> None:
+        """Drop a client's task that has not got on since it was looked at last, and has no work of ours behind it."""
+        row = self.db.find(Row, ref)
+        if row is None or row.status in ENDED:
+            return
+        if ref in self.running or row.progress > progress:
+            self._clients[ref] = (time.monotonic(), row.progress)
+        else:
+            self.db.delete(row)
 
     def ended(self, task: Task) -> None:
         """The work behind a task is over; a task that its owner destroyed meanwhile goes now."""
@@ -141,6 +170,8 @@ class Tasks:
             self.db.write(row, {"current_operations": row.current_operations | {row.ref: "destroy"}})
         if row.ref not in self.running:  # it may have ended just before it was told
             self.db.delete(row)
+            with self.db.transaction():
+                self._clients.pop(row.ref, None)
 
     def cancel_all(self) -> None:
         """Ask everything that runs to stop: the daemon does."""

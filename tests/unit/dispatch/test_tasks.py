@@ -9,7 +9,7 @@ import pytest
 from kronos.db.database import Database
 from kronos.db.records import Task as Row
 from kronos.dispatch import task as tasks
-from kronos.dispatch.task import MOST, Tasks
+from kronos.dispatch.task import ABANDONED, MOST, Tasks
 
 
 @pytest.fixture
@@ -71,3 +71,41 @@ def test_a_task_that_is_destroyed_as_it_ends_goes(made, monkeypatch):
     monkeypatch.setattr(made.db, "write", ends_meanwhile)
     made.destroy(one.row)
     assert one.row.ref not in made.db.rows
+
+
+def test_a_task_that_its_client_left_pending_goes_after_a_day(made, clock):
+    left = made.make_for_client("upload", "", "", "")
+    clock[0] += ABANDONED - 1
+    begin(made, 1)
+    assert left.ref in made.db.rows
+    clock[0] += 1
+    begin(made, 1)
+    assert left.ref not in made.db.rows
+
+
+def test_a_clients_task_that_gets_on_stays_until_it_no_longer_does(made, clock):
+    slow = made.make_for_client("upload", "", "", "")
+    slow.progress = 0.1
+    clock[0] += ABANDONED
+    begin(made, 1)
+    assert slow.ref in made.db.rows
+    clock[0] += ABANDONED
+    begin(made, 1)
+    assert slow.ref not in made.db.rows
+
+
+def test_a_clients_task_with_a_transfer_behind_it_stays(made, clock):
+    row = made.make_for_client("upload", "", "", "")
+    made.running[row.ref] = tasks.Task(made.db, "upload", row)
+    clock[0] += ABANDONED
+    begin(made, 1)
+    assert row.ref in made.db.rows
+
+
+def test_what_a_client_destroyed_or_ended_is_not_remembered(made, clock):
+    gone, ended = (made.make_for_client(name, "", "", "") for name in ("gone", "ended"))
+    made.destroy(gone)
+    made.cancel(ended)
+    clock[0] += ABANDONED
+    begin(made, 1)
+    assert made._clients == {}
