@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kronos.db.records import Host, Network, PIF, VIF, VIF_metrics, VM
+from kronos.db.records import PIF, VIF, VM, Host, Network, VIF_metrics
 
 
 def test_a_network_gets_the_first_name_that_nobody_has(xapi):
