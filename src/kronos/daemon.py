@@ -150,6 +150,7 @@ class Daemon:
         if replacement.take_up(settings.state):
             log.warning("the database is one that was restored; the old one is kept beside it")
         journal = Journal(settings.database)
+        replacement.tidy(settings.state)
         self.db = Database(journal)
         self.db.load()
         detected = detect(settings.state / "hypervisor.json")

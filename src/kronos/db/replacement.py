@@ -16,6 +16,7 @@ from kronos.system.locks import FileLock, LockHeld
 
 READY: Final = "restored"
 _MAKING: Final = "restoring"
+_GONE: Final = "not-restored"
 _SIDE_FILES: Final = ("-wal", "-shm")
 _KEPT: Final = ".before-restore"
 
@@ -57,8 +58,19 @@ def prepare(
 
 
 def discard(state: Path) -> None:
-    """Forget what was made ready and not taken."""
-    shutil.rmtree(state / READY, ignore_errors=True)
+    """Forget what was made ready and not taken, in one step: the next start must not take a part of it."""
+    gone = state / _GONE
+    shutil.rmtree(gone, ignore_errors=True)
+    if is_ready(state):
+        (state / READY).rename(gone)
+        sync_directory(state)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def tidy(state: Path) -> None:
+    """At a start, with the database in use: remove what a crash left of one that was being made ready, or forgotten."""
+    for name in (_MAKING, _GONE):
+        shutil.rmtree(state / name, ignore_errors=True)
 
 
 def is_ready(state: Path) -> bool:
