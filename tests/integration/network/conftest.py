@@ -45,6 +45,8 @@ class Namespace:
 
     def __init__(self) -> None:
         self.name = f"kronet-{os.getpid()}-{next(_numbers)}"
+        # A process that was killed may have had the number of this one.
+        subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
         subprocess.run(["ip", "netns", "add", self.name], check=True)
         self.run("ip", "link", "set", "lo", "up")
         self.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")
@@ -68,7 +70,7 @@ class Namespace:
     def pings(self, address: str) -> bool:
         """Whether an answer comes; waits long enough for a busy machine."""
         self.run("ip", "neigh", "flush", "all")
-        return self._ping(address, "-W", "2")
+        return any(self._ping(address, "-W", "2") for _ in range(5))
 
     def is_cut_off_from(self, address: str) -> bool:
         """Whether no answer comes within a time that is ample when one can."""
@@ -182,7 +184,7 @@ class Seen:
     def __call__(self, state: LinkState) -> None:
         self.states.append(state)
 
-    def wait_for(self, wanted: Callable[[LinkState], bool], seconds: float = 3.0) -> LinkState:
+    def wait_for(self, wanted: Callable[[LinkState], bool], seconds: float = 30.0) -> LinkState:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for state in list(self.states):

@@ -181,7 +181,7 @@ def test_asking_twice_changes_nothing(managed: Host) -> None:
 def test_a_gateway_that_falls_silent_takes_the_change_back(
     managed: Host, connection: Callable[[], bool]
 ) -> None:
-    program = managed.start("bridge", "--timeout", "1", pause=1.5)
+    program = managed.start("bridge", "--timeout", "1", pause=6.0)
     until = time.monotonic() + 20
     while not managed.inside.run("ip", "-o", "link", "show", "type", "bridge") and time.monotonic() < until:
         time.sleep(0.01)

@@ -22,6 +22,8 @@ LOCKED = VifPort("tap0.0", MAC, LockingMode.LOCKED, ALLOWED)
 LOCKED_IPV6 = VifPort("tap0.0", MAC, LockingMode.LOCKED, (), (IPv6Address("fd00::1"),))
 
 
+GRACE = 2.0
+"""Seconds for a program to tell of a frame that has come: what is to be heard was sent before they begin."""
 ROUTER_ADVERTISEMENT, NEIGHBOR_ADVERTISEMENT = 134, 136
 
 
@@ -209,7 +211,7 @@ def test_a_locked_guest_does_not_get_its_neighbours_frames(
             assert listener.stdout is not None
             assert listener.stdout.readline() == "ready\n"
             guests.other.is_cut_off_from("10.0.0.55")
-            return listener.communicate()[0].strip() == "heard"
+            return said_by(listener) == "heard"
 
     assert overheard()
     network.secure(LOCKED)
@@ -224,7 +226,8 @@ def test_what_a_guest_sends_is_limited_and_what_it_gets_is_not(
     # The bucket starts with a second's worth and the burst.
     sent = throughput(guests.one, guests.other, "10.0.0.2", seconds=2.0)
     assert 0.5 * rate * 2 < sent < rate * 3 * 1.1 + 128
-    assert throughput(guests.other, guests.one, "10.0.0.1", seconds=0.5) > 20 * rate
+    # On a busy machine somebody else may have most of an instant.
+    assert any(throughput(guests.other, guests.one, "10.0.0.1", seconds=0.5) > 20 * rate for _ in range(10))
 
 
 OVERHEAR = """
@@ -233,7 +236,7 @@ frames = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 frames.bind(("eth0", 0))
 wanted = bytes.fromhex(sys.argv[1].replace(":", ""))
 print("ready", flush=True)
-end = time.monotonic() + 1.2
+end = time.monotonic() + 60
 while (left := end - time.monotonic()) > 0:
     frames.settimeout(left)
     try:
@@ -256,7 +259,7 @@ import socket, sys
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 receiver.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
 receiver.bind(("0.0.0.0", int(sys.argv[1])))
-receiver.settimeout(0.7)
+receiver.settimeout(60)
 print("ready", flush=True)
 try:
     print(len(receiver.recv(1000)))
@@ -275,7 +278,7 @@ HEAR_ADVERTISEMENT = """
 import socket, sys, time
 receiver = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
 print("ready", flush=True)
-end = time.monotonic() + 0.7
+end = time.monotonic() + 60
 while (left := end - time.monotonic()) > 0:
     receiver.settimeout(left)
     try:
@@ -301,7 +304,7 @@ with socket.create_server(("0.0.0.0", 5001)) as server:
 """
 SOURCE = """
 import socket, sys, time
-connection = socket.create_connection((sys.argv[1], 5001), timeout=5)
+connection = socket.create_connection((sys.argv[1], 5001), timeout=60)
 connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
 end = time.monotonic() + float(sys.argv[2])
 connection.settimeout(0.1)
@@ -314,6 +317,15 @@ connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\
 """
 
 
+def said_by(listener: subprocess.Popen[str]) -> str:
+    """What it says of something that has been sent by now; nothing when it has not heard of it."""
+    try:
+        return listener.communicate(timeout=GRACE)[0].strip()
+    except subprocess.TimeoutExpired:
+        listener.kill()
+        return listener.communicate()[0].strip()
+
+
 def arrives(sender: Any, receiver: Any, source: tuple[str, int], target: tuple[str, int]) -> bool:
     with receiver.popen(sys.executable, "-c", RECEIVE, str(target[1])) as listening:
         assert listening.stdout.readline() == "ready\n"
@@ -323,7 +335,7 @@ def arrives(sender: Any, receiver: Any, source: tuple[str, int], target: tuple[s
         sender.run(sys.executable, "-c", SEND, source[0], str(source[1]), target[0], str(target[1]))
         if source[0] == "0.0.0.0":
             sender.run("ip", "addr", "add", "10.0.0.1/24", "dev", "eth0")
-        return listening.communicate()[0].strip() == "300"
+        return said_by(listening) == "300"
 
 
 def advertises(guests: Guests, address: str, kind: int = NEIGHBOR_ADVERTISEMENT) -> bool:
@@ -331,7 +343,7 @@ def advertises(guests: Guests, address: str, kind: int = NEIGHBOR_ADVERTISEMENT)
     with guests.other.popen(sys.executable, "-c", HEAR_ADVERTISEMENT, str(kind), address) as listening:
         assert listening.stdout.readline() == "ready\n"
         guests.one.run(sys.executable, "-c", ADVERTISE, str(kind), address)
-        return bool(listening.communicate()[0].strip() == "heard")
+        return said_by(listening) == "heard"
 
 
 def throughput(sender: Any, receiver: Any, address: str, seconds: float) -> float:
@@ -339,4 +351,4 @@ def throughput(sender: Any, receiver: Any, address: str, seconds: float) -> floa
     with receiver.popen(sys.executable, "-c", SINK) as sink:
         assert sink.stdout.readline() == "ready\n"
         sender.run(sys.executable, "-c", SOURCE, address, str(seconds))
-        return int(sink.communicate(timeout=5)[0]) / 1024
+        return int(sink.communicate(timeout=60)[0]) / 1024
