@@ -294,8 +294,8 @@ class Worker:
         expected = self.model.objects["VDI"][source]
 
         def effect(model: Model, ref: Any) -> None:
-            inherited = {"name_description": expected["name_description"]}
-            inherited["other_config"] = dict(expected["other_config"])
+            inherited: dict[str, Any] = {"name_description": expected["name_description"]}
+            inherited |= {"other_config": dict(expected["other_config"]), "tags": list(expected["tags"])}
             made = vdi_row(expected["name_label"], expected["virtual_size"]) | inherited
             model.objects["VDI"][ref] = made | {"is_a_snapshot": snapshot}
 
