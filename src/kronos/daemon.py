@@ -23,8 +23,8 @@ from kronos.api.host import certificates as host_certificates
 from kronos.api.host import guest_agents, processors
 from kronos.api.host.power import enabled_after_start
 from kronos.api.host.storage_access import follow_other_config
+from kronos.api.pool import certificates as pool_certificates
 from kronos.api.pool import client_certificates
-from kronos.api.pool.certificates import context_for
 from kronos.api.vm import checkpointing, sysprep
 from kronos.arguments import parse, settings_of
 from kronos.auth import pam
@@ -219,6 +219,7 @@ class Daemon:
         crashes.refresh(db, host)
         updates.resume(db, machine)
         binary_storage.resume(db, machine)
+        pool_certificates.settle(db, machine)
         devices.refresh(db, host)
         changing = transaction.is_under_way()
         networks.refresh(db, host, machine.network, settings.internal_bridge)
@@ -271,7 +272,7 @@ class Daemon:
         if auth_type == pam.PAM.type:
             configuration = {"pam-service": self.settings.pam_service} | dict(configuration)
         made = directories.build(auth_type, service, configuration)
-        made.context = partial(context_for, self.db, self.machine, "ldaps")
+        made.context = partial(pool_certificates.context_for, self.db, self.machine, "ldaps")
         return made
 
     def _authenticate(self, user: str, password: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import uuid as uuids
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Lock
 
@@ -15,6 +18,9 @@ from kronos.dispatch.machine import Machine
 from kronos.dispatch.registry import message
 from kronos.system.trust import AUTHORITIES, PINNED, REVOCATIONS, ROOTS, Trust
 
+log = logging.getLogger(__name__)
+
+_INTENT = "certificate"
 _changing = Lock()
 
 
@@ -45,8 +51,7 @@ def install_ca_certificate(call: Call, name: str, cert: str) -> None:
 
     found = certificates.valid_certificate(cert, "CA_CERTIFICATE", datetime.now(UTC))
     with _changing:
-        _add(call.machine, AUTHORITIES, name, cert)
-        with call.db.transaction():
+        with _recorded(call, AUTHORITIES, name, cert), call.db.transaction():
             for row in _authorities(call, name):
                 call.db.delete(row)
             call.db.create(Certificate, name=name, type="ca", **certificates.fields_of(found))
@@ -150,8 +155,8 @@ def install_trusted_certificate(call: Call, self: str, ca: bool, cert: str, purp
             ):
                 raise Failure("TRUSTED_CERTIFICATE_ALREADY_EXISTS", row.fingerprint_sha256)
         uuid = str(uuids.uuid4())
-        _add(call.machine, ROOTS if ca else PINNED, f"{uuid}.pem", cert)
-        call.db.create(Certificate, uuid=uuid, type=kind, purpose=purpose, **fields)
+        with _recorded(call, ROOTS if ca else PINNED, f"{uuid}.pem", cert):
+            call.db.create(Certificate, uuid=uuid, type=kind, purpose=purpose, **fields)
 
 
 def _meet(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
@@ -240,15 +245,44 @@ def host_crl_list(call: Call, host: str) -> tuple[str, ...]:
 # --- files ---------------------------------------------------------------------------------------------------
 
 
-def _add(machine: Machine, kind: str, name: str, pem: str) -> None:
+@contextmanager
+def _recorded(call: Call, kind: str, name: str, pem: str) -> Iterator[None]:
+    """A file that the block makes the record of: a crash leaves both or neither, as what no record tells of is believed
+    all the same."""
+    _check_new(call.machine, kind, name)
+    facts = {"kind": _INTENT, "folder": kind, "name": name}
+    with call.machine.intents.declared(f"{_INTENT}-{uuids.uuid4()}", facts):
+        _add(call.machine, kind, name, pem)
+        yield
+        call.pipeline.durability.block()
+
+
+def settle(db: Database, machine: Machine) -> None:
+    """At a start: remove the certificates whose installation a crash cut short. Before anybody is asked for one."""
+    for intent, facts in machine.intents.left().items():
+        if facts.get("kind") != _INTENT:
+            continue
+        kind, name = facts["folder"], facts["name"]
+        recorded = {row.name or f"{row.uuid}.pem" for row in db.all(Certificate)}
+        if name not in recorded and name in trust(machine).names(kind):
+            log.warning("The certificate %s was being installed when the daemon was killed", name)
+            trust(machine).remove(kind, name)
+        machine.intents.settle(intent)
+
+
+def _check_new(machine: Machine, kind: str, name: str) -> None:
     from kronos.rules import certificates
 
     error = "CRL" if kind == REVOCATIONS else "CERTIFICATE"
     certificates.require_file_name(name, error)
+    if trust(machine).path(kind, name).exists():
+        raise Failure(f"{error}_ALREADY_EXISTS", name)
+
+
+def _add(machine: Machine, kind: str, name: str, pem: str) -> None:
+    _check_new(machine, kind, name)
     try:
         trust(machine).add(kind, name, pem)
-    except FileExistsError as exists:
-        raise Failure(f"{error}_ALREADY_EXISTS", name) from exists
     except OSError as broken:
         raise Failure("CERTIFICATE_LIBRARY_CORRUPT") from broken
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from kronos.api.host import certificates as host_certificates
+from kronos.api.pool import certificates as pool_certificates
 from kronos.api.pool import client_certificates
 from kronos.db.records import Certificate, Session
 from kronos.rules.certificates import self_signed
@@ -24,6 +25,7 @@ from kronos.server.doorkeeper import Doorkeeper
 from kronos.server.doors import all_doors
 from kronos.server.http import Server, TcpListener
 from kronos.server.tls import Certificates, fingerprint
+from kronos.system.trust import KINDS
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node.example")])
@@ -304,6 +306,32 @@ def test_files_that_no_record_knows_go_when_a_host_is_brought_in_line(xapi):
     xapi("host.install_ca_certificate", xapi.host.ref, "lost.pem", made())
     xapi("pool.certificate_sync")
     assert xapi("host.certificate_list", xapi.host.ref) == ("site.pem",)
+
+
+class Killed(BaseException):
+    """The daemon is gone: nothing after this runs."""
+
+
+@pytest.mark.parametrize("message", ["pool.install_ca_certificate", "pool.install_trusted_certificate"])
+def test_a_certificate_that_was_being_installed_when_the_daemon_was_killed_is_not_believed(xapi, message):
+    xapi("pool.install_ca_certificate", "site.pem", made())
+    before = pool_certificates.trust(xapi.machine)
+    kept = {kind: before.names(kind) for kind in KINDS}
+    last = message.endswith("_ca_certificate")
+    arguments = ("new.pem", made()) if last else (xapi.pool.ref, True, made(), [])
+
+    def die(*_, **__):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xapi.db, "create", die)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            xapi(message, *arguments)
+    assert {kind: before.names(kind) for kind in KINDS} != kept
+    pool_certificates.settle(xapi.db, xapi.machine)
+    assert {kind: before.names(kind) for kind in KINDS} == kept
+    assert xapi.machine.intents.left() == {}
 
 
 # --- clients' certificates -----------------------------------------------------------------------------------
