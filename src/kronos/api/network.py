@@ -29,6 +29,8 @@ def create(call: Call, args: dict[str, Any]) -> str:
     """
     fields = constructor_fields("network", {"other_config": {}} | args)
     db = call.db
+    if fields["MTU"] <= 0:  # whoever has no opinion says so with it
+        fields["MTU"] = 1500
     check_mtu(fields["MTU"])
     others = {bridge.name for bridge in call.machine.network.bridges()}
     with db.transaction():

@@ -33,6 +33,10 @@ def test_an_administrators_bridge_may_have_any_name_but_must_have_one(xapi):
     assert xapi.refused("network.create", {"managed": False}) == ["INVALID_VALUE", "bridge", ""]
 
 
+def test_an_mtu_of_nothing_is_the_usual_one(xapi):
+    assert xapi.net(MTU=0).MTU == 1500
+
+
 def test_an_mtu_that_cannot_be_is_refused(xapi):
     assert xapi.refused("network.create", {"MTU": 10}) == ["INVALID_VALUE", "MTU", "10"]
 

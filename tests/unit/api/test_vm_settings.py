@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kronos.db.records import VM, VM_appliance
+from kronos.api.vm import lifecycle
+from kronos.datamodel.types import NULL
+from kronos.db.records import VM, VMSS, VM_appliance
 
 
 def test_the_processors_of_the_next_start_are_set_while_the_vm_runs(host):
@@ -97,3 +99,31 @@ def test_a_vm_that_is_ended_by_a_call_is_not_to_run_always(host, name):
 def test_the_control_domain_is_not_reset(xapi):
     vm = xapi.db.create(VM, is_control_domain=True, power_state="Running")
     assert xapi.refused("VM.power_state_reset", vm.ref) == ["CANNOT_RESET_CONTROL_DOMAIN", vm.ref]
+
+
+def test_a_vm_made_of_a_whole_record_is_neither_blocked_nor_scheduled_as_the_other_was(host):
+    schedule = host.db.create(VMSS)
+    vm = host.halted_vm(blocked_operations={"destroy": "no"}, snapshot_schedule=schedule.ref)
+    assert (vm.blocked_operations, vm.snapshot_schedule) == ({}, NULL)
+
+
+def test_a_vm_whose_memory_was_destroyed_has_none(host):
+    vm = host.halted_vm(host.vdi(host.storage))
+    host("VM.start", vm.ref, False, False)
+    host("VM.suspend", vm.ref)
+    host("VDI.destroy", vm.suspend_VDI)
+    assert (vm.power_state, vm.suspend_VDI) == ("Suspended", NULL)
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_a_shutdown_waits_for_the_guest_and_after_it_as_long_as_its_delay_says(host, monkeypatch, obeys):
+    waits: list[float] = []
+    monkeypatch.setattr(lifecycle, "linger", lambda call, seconds: waits.append(seconds))
+    vm = host.halted_vm()
+    host("VM.start", vm.ref, False, False)
+    waits.clear()
+    vm.shutdown_delay = 1
+    if not obeys:
+        monkeypatch.setattr(host.hypervisor, "shutdown", lambda uuid: None)
+    host("VM.shutdown", vm.ref)
+    assert (vm.power_state, waits) == ("Halted", [1])

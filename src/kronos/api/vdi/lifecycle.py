@@ -10,6 +10,7 @@ from typing import Any
 from kronos.api.sr import contents
 from kronos.api.vdi import volumes
 from kronos.datamodel.errors import Failure
+from kronos.datamodel.types import NULL
 from kronos.db.records import SR, VBD, VDI, VM
 from kronos.dispatch.call import Call
 from kronos.dispatch.fields import constructor_fields
@@ -63,7 +64,7 @@ def _make(call: Call, sr: SR, fields: dict[str, Any], uuid: str) -> VDI:
 
 @message("VDI.destroy", holds="destroy")
 def destroy(call: Call, self: str) -> None:
-    """Destroy a disk and its data; VBDs that referred to it go too.
+    """Destroy a disk and its data; VBDs that referred to it go too, and of a VM's memory nothing is left.
 
     Raises VDI_IN_USE [vdi, operation], VDI_NOT_MANAGED [vdi], SR_HAS_NO_PBDS.
     """
@@ -79,7 +80,10 @@ def destroy(call: Call, self: str) -> None:
                 raise
             log.info("VDI %s was gone before it was to be destroyed", row.uuid)
         # A crash just before this leaves a record without a volume, which the scan at the next plug forgets.
-        volumes.forget(call.db, row)
+        with call.db.transaction():
+            for ref in call.db.referrers("VM", "suspend_VDI", row.ref):
+                call.db.get(VM, ref).suspend_VDI = NULL
+            volumes.forget(call.db, row)
     contents.look_again(call, sr)
 
 

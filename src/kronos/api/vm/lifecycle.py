@@ -285,7 +285,7 @@ def hard_shutdown(call: Call, vm: str) -> None:
 
 @message("VM.shutdown", holds="shutdown")
 def shutdown(call: Call, vm: str) -> None:
-    """Shut down cleanly if the guest obeys, by force otherwise."""
+    """Shut down cleanly if the guest obeys within its shutdown_delay, or a minute where it has none; else by force."""
     row = _vm(call, vm)
     row.ha_always_run = False
     if row.power_state == "Running":
@@ -295,18 +295,20 @@ def shutdown(call: Call, vm: str) -> None:
                 row,
                 call.machine.hypervisor.shutdown,
                 lambda: row.power_state == "Halted",
-                patience=60.0,
+                patience=float(row.shutdown_delay or 60),
             )
         except Failure as failure:
             if failure.code == "TASK_CANCELLED":
                 raise
         else:
+            linger(call, row.shutdown_delay)
             return
     if row.power_state == "Suspended":
         throw_away(call, row)
     elif row.power_state != "Halted":
         power_off(call, row)
         state.halted(call.db, call.machine, row)
+        linger(call, row.shutdown_delay)
 
 
 def power_off(call: Call, vm: VM) -> None:

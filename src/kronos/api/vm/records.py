@@ -29,6 +29,15 @@ from kronos.dispatch.machine import Machine
 from kronos.dispatch.registry import message
 from kronos.rules import devices, placement
 
+_NOT_AT_CREATION = (
+    "blocked_operations",
+    "protection_policy",
+    "is_snapshot_from_vmpp",
+    "snapshot_schedule",
+    "is_vmss_snapshot",
+)
+"""Taken with a record and passed over: what holds of one VM does not of another that is made like it."""
+
 
 @message("VM.create")
 def create(call: Call, args: dict[str, Any]) -> str:
@@ -40,6 +49,8 @@ def create(call: Call, args: dict[str, Any]) -> str:
     for name in ("power_state", "resident_on", "suspend_VDI", "last_booted_record", "is_a_snapshot"):
         if fields.get("power_state") != "Suspended" or name not in ("power_state", "suspend_VDI"):
             fields.pop(name, None)
+    for name in _NOT_AT_CREATION:
+        del fields[name]
     fields["other_config"] = {"mac_seed": str(uuids.uuid4())} | fields["other_config"]
     fields.pop("uuid", None)
     if fields.get("domain_type", "unspecified") == "unspecified":
