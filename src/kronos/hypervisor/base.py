@@ -21,6 +21,7 @@ from kronos.hypervisor.hardware import HostUSB, Kept
 from kronos.hypervisor.hardware import Platform as Platform
 from kronos.hypervisor.usage import PhysicalMemory as PhysicalMemory
 from kronos.hypervisor.usage import Usage
+from kronos.system.hardware import Topology
 
 Kind = Literal["hvm", "pv", "pvh", "pv_in_pvh"]
 Action = Literal["destroy", "restart", "preserve", "coredump-destroy", "coredump-restart"]
@@ -343,6 +344,10 @@ class Hypervisor(Saving, Words, ABC):
     def physical_processors(self) -> int | None:
         """How many logical CPUs the machine has; None where /proc of this system shows them all. Raises
         INTERNAL_ERROR."""
+        return None
+
+    def topology(self) -> Topology | None:
+        """How the machine's CPUs are arranged; None where this system's kernel shows it. Raises INTERNAL_ERROR."""
         return None
 
     def usages(self) -> list[Usage]:

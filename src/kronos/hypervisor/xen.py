@@ -39,6 +39,7 @@ from kronos.hypervisor.xen_disks import XenDisks
 from kronos.hypervisor.xen_rendering import XenRenderer
 from kronos.hypervisor.xen_words import Words
 from kronos.system.commands import CommandFailed, run
+from kronos.system.hardware import Topology
 
 log = logging.getLogger(__name__)
 
@@ -219,6 +220,15 @@ class Xen(XenDisks):
             return int(self._connection.handle().getInfo()[2])
         except libvirt.libvirtError as error:
             raise Failure("INTERNAL_ERROR", f"libvirt: {error}") from error
+
+    def topology(self) -> Topology | None:
+        try:
+            info = self._connection.handle().getInfo()
+        except libvirt.libvirtError as error:
+            raise Failure("INTERNAL_ERROR", f"libvirt: {error}") from error
+        cpus, nodes, cores, threads = (max(1, int(info[place])) for place in (2, 4, 6, 7))
+        # Not what libvirt says of sockets: it counts those of a node, and not on every hypervisor.
+        return Topology(nodes, max(1, cpus // (cores * threads)), threads)
 
     # --- events and states -------------------------------------------------------------------------------------------
 

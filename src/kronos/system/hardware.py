@@ -13,6 +13,7 @@ CONTAINER = Path("/run/systemd/container")
 """systemd writes there, in a container, which kind it is."""
 DMI = Path("/sys/class/dmi/id")
 BALLOON = Path("/sys/devices/system/xen_memory/xen_memory0")
+NODES = Path("/sys/devices/system/node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,15 @@ class Processor:
     speed: int
     flags: str
     socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """How a machine's logical CPUs are arranged; `threads` are those of one core."""
+
+    nodes: int
+    sockets: int
+    threads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,15 @@ def processors() -> list[Processor]:
             )
         )
     return found
+
+
+def topology() -> Topology:
+    """What the kernel shows of it, which in Xen's control domain is not the machine's."""
+    said = (PROC / "cpuinfo").read_text()
+    per_socket = [re.search(rf"^{name}\s*: (\d+)$", said, re.M) for name in ("siblings", "cpu cores")]
+    siblings, cores = (max(1, int(found[1])) if found else 1 for found in per_socket)
+    sockets = {cpu.socket for cpu in processors()}
+    return Topology(len(list(NODES.glob("node[0-9]*"))) or 1, len(sockets) or 1, siblings // cores or 1)
 
 
 def _number(text: str) -> int:

@@ -39,6 +39,9 @@ class Xen(Fake):
     def physical_processors(self) -> int:
         return 6
 
+    def topology(self) -> hardware.Topology:
+        return hardware.Topology(nodes=1, sockets=3, threads=2)
+
     def scheduler(self) -> str:
         return "credit"
 
@@ -92,6 +95,8 @@ def test_on_xen_the_machine_is_what_the_hypervisor_says(control_domain: None) ->
     assert db.get(Host_metrics, host.metrics).memory_total == 16 * GIB
     assert db.get(Host_metrics, host.metrics).memory_free == 13 * GIB
     assert host.cpu_info["cpu_count"] == "6"
+    assert host.cpu_info["socket_count"] == "3"
+    assert (host.cpu_info["threads_per_core"], host.cpu_info["nr_nodes"]) == ("2", "1")
     assert sorted(db.get(Host_cpu, ref).number for ref in host.host_CPUs) == [0, 1, 2, 3, 4, 5]
     assert {db.get(Host_cpu, ref).modelname for ref in host.host_CPUs} == {"A CPU"}
 

@@ -186,7 +186,7 @@ def _describe(db: Database, host: Host, identity: Identity) -> None:
         "virtual_hardware_platform_versions": (0, 1, 2),
         "bios_strings": hardware.bios_strings(),
         "chipset_info": {"iommu": "false"},
-        "cpu_info": _cpu_info(identity.processors()),
+        "cpu_info": _cpu_info(identity.processors(), identity.hypervisor.topology() or hardware.topology()),
         "editions": ("free",),
         "license_params": host.license_params | {"version": identity.product.version},
     }
@@ -230,12 +230,13 @@ def _capabilities(identity: Identity) -> tuple[str, ...]:
     return (f"hvm-3.0-{machine}",)
 
 
-def _cpu_info(cpus: list[hardware.Processor]) -> dict[str, str]:
+def _cpu_info(cpus: list[hardware.Processor], arranged: hardware.Topology) -> dict[str, str]:
     first = cpus[0]
     return {
         "cpu_count": str(len(cpus)),
-        "socket_count": str(len({cpu.socket for cpu in cpus})),
-        "threads_per_core": "1",
+        "socket_count": str(arranged.sockets),
+        "threads_per_core": str(arranged.threads),
+        "nr_nodes": str(arranged.nodes),
         "vendor": first.vendor,
         "speed": str(first.speed),
         "modelname": first.model_name,
