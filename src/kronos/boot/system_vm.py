@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import struct
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from kronos.boot.tiny_guest import COMMAND_LINE, Progress, TinyGuest, alone, tiny_guest
 from kronos.datamodel.errors import Failure
 from kronos.system.commands import CommandFailed, run
+from kronos.system.files import write_whole
 
 IMAGE = "kronos-system-vm"
 """What VM.other_config:image calls it: a VM that says so is provisioned with it on its first disk."""
@@ -24,6 +26,7 @@ LABEL = "kronos-system"
 SIZE = 64 << 20
 """Bytes of the disk as the guest sees it, the template's too."""
 
+_WORK = "system-vm-"
 _START = 1 << 20
 _SECTOR = 512
 _GRUB = Path("/usr/lib/grub/i386-pc")
@@ -60,7 +63,7 @@ def system_vm(directory: Path, *, progress: Progress = lambda line: None) -> Pat
                     progress("making the system VM's disk")
                     stamp.unlink(missing_ok=True)
                     _make(guest, image)
-                    stamp.write_text(json.dumps(inputs))
+                    write_whole(stamp, json.dumps(inputs).encode())
     except (OSError, CommandFailed) as error:
         raise Failure("INTERNAL_ERROR", f"the system VM's image cannot be made: {error}") from error
     return image
@@ -78,7 +81,9 @@ def _recipe() -> str:
 
 
 def _make(guest: TinyGuest, image: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="system-vm-", dir=image.parent) as directory:
+    for left in image.parent.glob(f"{_WORK}*"):  # by one that was killed: who makes it is alone
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=image.parent) as directory:
         work = Path(directory)
         content, disk, made = work / "content", work / "disk", work / "made"
         (content / "grub").mkdir(parents=True)
@@ -91,6 +96,8 @@ def _make(guest: TinyGuest, image: Path) -> None:
         with disk.open("r+b") as file:
             file.write(_first_sectors(work))
         run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(disk), str(made)])
+        with made.open("rb+") as file:  # the stamp must not come through a power cut without it
+            os.fsync(file.fileno())
         made.rename(image)
 
 

@@ -40,6 +40,12 @@ def test_it_is_made_once(directory: Path) -> None:
     ]
 
 
+def test_what_one_that_was_killed_left_of_its_work_goes(directory: Path) -> None:
+    (directory / "system-vm-x/content/grub").mkdir(parents=True)
+    image = system_vm.system_vm(directory)
+    assert image.stat().st_size and not list(directory.glob("system-vm-*"))
+
+
 def test_it_is_made_anew_when_the_tiny_guest_is(directory: Path) -> None:
     image = system_vm.system_vm(directory)
     before = image.stat().st_ino
