@@ -46,11 +46,13 @@ class Reboots:
         for name, facts in self.machine.intents.left().items():
             if facts.get("kind") != _KIND:
                 continue
-            self.machine.intents.settle(name)
             ref = self.db.tables["VM"].by_uuid(facts["vm"])
             vm = self.db.find(VM, ref) if ref is not None else None
-            if vm is not None and vm.power_state == "Halted":
-                self.pipeline.task_workers.submit(self._boot, vm, ExitStack())
+            with ExitStack() as declared:
+                # It may be cut short again.
+                declared.callback(self.machine.intents.settle, name)
+                if vm is not None and vm.power_state == "Halted":
+                    self.pipeline.task_workers.submit(self._boot, vm, declared.pop_all())
 
     def _boot(self, vm: VM, declared: ExitStack) -> None:
         with declared:
