@@ -6,7 +6,7 @@ import pytest
 
 from kronos.api.vm import lifecycle
 from kronos.datamodel.types import NULL
-from kronos.db.records import VM, VMSS, VM_appliance
+from kronos.db.records import VM, VMSS, VM_appliance, VM_metrics
 
 
 def test_the_processors_of_the_next_start_are_set_while_the_vm_runs(host):
@@ -127,3 +127,19 @@ def test_a_shutdown_waits_for_the_guest_and_after_it_as_long_as_its_delay_says(h
         monkeypatch.setattr(host.hypervisor, "shutdown", lambda uuid: None)
     host("VM.shutdown", vm.ref)
     assert (vm.power_state, waits) == ("Halted", [1])
+
+
+def test_a_vm_that_must_stay_is_said_to_as_long_as_it_runs_so(host):
+    """It is the machine that it was started with that cannot move, whatever is set meanwhile."""
+    vm = host.halted_vm(platform={"nomigrate": "true"})
+    host("VM.start", vm.ref, False, False)
+    metrics = host.db.get(VM_metrics, vm.metrics)
+    assert (metrics.nomigrate, metrics.nested_virt) == (True, False)
+    assert "suspend" not in vm.allowed_operations
+    vm.platform = {}
+    assert "suspend" not in vm.allowed_operations
+    host("VM.suspend", vm.ref)
+    host("VM.resume", vm.ref, False, False)
+    assert metrics.nomigrate
+    host("VM.hard_reboot", vm.ref)
+    assert "suspend" in vm.allowed_operations

@@ -29,7 +29,7 @@ from kronos.hypervisor.turns import Turns
 from kronos.network.names import port_name
 from kronos.rules import boot
 from kronos.rules.devices import disk_name, disk_number
-from kronos.rules.surroundings import domain_type
+from kronos.rules.surroundings import domain_type, is_true
 from kronos.system import hardware
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,11 @@ def _write_started(db: Database, machine: Machine, vm: VM, domid: int, *, paused
     }
     if vm.ha_restart_priority == "restart":
         fields["ha_always_run"] = True
-    # A resumed guest goes on with the boot that it had.
-    advanced = boot.advanced(db, vm) if vm.power_state == "Halted" else []
+    # A resumed guest goes on with the boot that it had, on the machine that it knows.
+    booted = vm.power_state == "Halted"
+    advanced = boot.advanced(db, vm) if booted else []
+    asked = {"nomigrate": "nomigrate", "nested_virt": "nested-virt"} if booted else {}
+    machines = {name: is_true(vm.platform.get(key)) for name, key in asked.items()}
     for row, changes in [(vm, fields), *advanced]:
         db.write(row, changes)
     guest.born(db, vm)
@@ -91,6 +94,7 @@ def _write_started(db: Database, machine: Machine, vm: VM, domid: int, *, paused
             "hvm": domain_type(db, vm) == "hvm",
             "current_domain_type": domain_type(db, vm),
             "state": (),
+            **machines,
         },
     )
 
