@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import subprocess
 import time
@@ -65,7 +66,7 @@ class Slapd:
     def __init__(self, directory: Path, address: str = "127.0.0.1") -> None:
         self.directory = directory
         self.address = address
-        self.port, self.tls_port = _free_port(address), _free_port(address)
+        self.port, self.tls_port = _free_ports(address, 2)
         self.ca = directory / "ca.pem"
         (directory / "data").mkdir(parents=True)
         self._make_certificates()
@@ -79,7 +80,7 @@ class Slapd:
         argv = ["slapd", "-d", "0", "-h", urls, "-f", str(self.directory / "slapd.conf")]
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(["/usr/sbin/" + argv[0], *argv[1:]], stdout=log, stderr=log)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             with socket.socket() as probe:
                 if probe.connect_ex((self.address, self.tls_port)) == 0:
@@ -195,7 +196,15 @@ def _openssl(directory: Path, *words: str) -> None:
     subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True, timeout=60)
 
 
-def _free_port(address: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+def _free_ports(address: str, count: int) -> list[int]:
+    """Different ones, below those that the kernel gives to whoever connects: such a one may be taken a moment later,
+    and who connects to it while nobody listens may even meet himself."""
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(found) < count:
+            port = random.randrange(12_000, 32_000)
+            probe = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind((address, port))
+                found.append(port)
+    return found

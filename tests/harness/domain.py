@@ -83,8 +83,8 @@ class SambaDomain:
     def stop(self) -> None:
         """End it: nobody listens any more."""
         self._send(signal.SIGKILL)
-        self.process.wait(10)
-        until = time.monotonic() + 10
+        self.process.wait(60)
+        until = time.monotonic() + 60
         while self._listens():
             assert time.monotonic() < until, "Samba still listens"
             time.sleep(0.05)
@@ -97,10 +97,17 @@ class SambaDomain:
         self._send(signal.SIGCONT)
 
     def _send(self, number: int) -> None:
-        for pid, line in self.host.processes().items():
-            if line.startswith(("/usr/sbin/samba", "samba:")):
+        told: set[int] = set()
+        # One that is not stopped yet may make another meanwhile.
+        while fresh := self._processes() - told:
+            for pid in fresh:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
+            told |= fresh
+
+    def _processes(self) -> set[int]:
+        found = self.host.processes().items()
+        return {pid for pid, line in found if line.startswith(("/usr/sbin/samba", "samba:"))}
 
     def _listens(self) -> bool:
         with socket.socket() as probe:

@@ -49,6 +49,8 @@ class Host:
         self.hostname = label or f"host{number}"
         # Short, because unix sockets lie below; without underscores, which the Python SDK takes for slashes.
         self.directory = Path(f"/tmp/{self.name}")
+        # A process that was killed may have had the number of this one, in a container above all.
+        self.close()
         self.gateway, self.address = _free_addresses()
         self._make_namespace()
         self._make_files()
@@ -147,9 +149,9 @@ def remove(name: str) -> None:
     """End whatever runs in a namespace and delete it."""
     if not Path("/run/netns", name).exists():
         return
-    until = time.monotonic() + 15
+    until = time.monotonic() + 60
     while pids := subprocess.run(
-        ["ip", "netns", "pids", name], capture_output=True, text=True
+        ["ip", "netns", "pids", name], capture_output=True, text=True, timeout=30
     ).stdout.split():
         end(map(int, pids))
         assert time.monotonic() < until, f"{pids} in {name} cannot be ended"
