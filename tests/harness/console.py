@@ -14,6 +14,9 @@ import time
 from harness.daemon import Daemon
 from harness.raw import Door, connect
 
+_NUDGE = 10.0
+"""Seconds without a prompt after which another line is typed."""
+
 
 class Refused(Exception):
     """The server answered with another status than the one that opens a console."""
@@ -115,14 +118,20 @@ class Shell:
         """Log in at the prompt, or find oneself logged in from before."""
         self._send("\n")
         deadline = time.monotonic() + timeout
+        nudge = time.monotonic() + _NUDGE
         while not re.search(r"# $", self.seen):
             if re.search(r"login: $", self.seen):
                 self.seen = ""
                 self._send("root\n")
             self._receive(deadline)
+            if (
+                time.monotonic() > nudge
+            ):  # a program that began to read just then threw away what was typed before
+                self._send("\n")
+                nudge = time.monotonic() + _NUDGE
         return self
 
-    def run(self, command: str, timeout: float = 20) -> str:
+    def run(self, command: str, timeout: float = 60) -> str:
         """What a command prints."""
         begin, end = secrets.token_hex(4), secrets.token_hex(4)
         self.seen = ""

@@ -6,9 +6,10 @@ import functools
 import gzip
 import hashlib
 import shutil
+import socket
+import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -185,12 +186,29 @@ class Guest:
     def type(self, word: str) -> None:
         """A line on the guest's console."""
         console = serial_of(self.daemon, self.vm)
+        before = self.console().count(word)
         with open_by_connect(self.daemon, f"ref={console}&session_id={self.client.session}") as connection:
+            connection.settimeout(0.1)
             connection.sendall(f"{word}\n".encode())
-            time.sleep(0.5)  # a console that closes takes along what the guest has not read
+            # A console that closes takes along what the guest has not read: it echoes what it has, or ends of it.
+            wait_until(
+                lambda: _has_ended(connection) or self.console().count(word) > before,
+                PATIENCE,
+                lambda: f"{word!r} is not heard: {self.console()[-2000:]}",
+            )
 
     def record(self) -> dict[str, Any]:
         return dict(self.client("VM.get_record", self.vm))
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    """Whether nothing more comes; what has come is thrown away."""
+    try:
+        return not connection.recv(65536)
+    except (TimeoutError, ssl.SSLWantReadError):
+        return False
+    except OSError:
+        return True
 
 
 def installer(tiny: TinyGuest, work: Path) -> bytes:
