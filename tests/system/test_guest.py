@@ -17,13 +17,14 @@ from harness.daemon import Daemon, wait_until, watching
 from harness.xen import control_domain
 from kronos.datamodel.errors import Failure
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 PROMPT = "tiny login:"
 BOOT = 90.0
 """Seconds to the prompt on a machine that does other things too; three when it does not."""
-SOON = 1.0 if not control_domain.here() else 15.0
-"""Seconds in which XenAPI shows what happened behind its back."""
+SOON = 4.0 if not control_domain.here() else 15.0
+"""Seconds in which XenAPI shows what happened behind its back, on a machine that does other things too: less than
+between two of the looks that it takes by itself."""
 
 
 class Guest:
