@@ -90,7 +90,7 @@ class Daemon:
         """SIGKILL, at this moment; guests run on."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)  # it may wait for a disk
         self.process = None
 
     def stop(self, timeout: float = 30) -> int:
@@ -137,7 +137,7 @@ class Daemon:
     def virsh(self, *words: str) -> str:
         """What an administrator's virsh would say or do."""
         argv = ["virsh", "-q", "-c", self.libvirt_uri, *words]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, f"{argv}: {done.stderr}"
         return done.stdout
 

@@ -75,7 +75,7 @@ def clean_up(client: Client, before: dict[str, set[str]]) -> None:
         for ref in sorted(
             set(client(f"{name}.get_all")) - before[name], key=lambda ref: not managed.get(ref)
         ):
-            wait_until(lambda ref=ref, name=name: _gone(client, name, ref), 10, f"{name} {ref} stays")
+            wait_until(lambda ref=ref, name=name: _gone(client, name, ref), 60, f"{name} {ref} stays")
 
 
 def _gone(client: Client, name: str, ref: str) -> bool:

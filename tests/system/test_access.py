@@ -18,7 +18,7 @@ from harness.directory import Slapd
 from harness.guests import vm_record
 from harness.host import PASSWORD
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\n")
 

@@ -21,10 +21,11 @@ from harness.guests import default_sr, new_disk, vm_record
 from harness.host import PASSWORD
 from harness.raw import Door, connect, exchange, failure, json_body, post, xml_body
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
-FAST = 1.0
-"""Seconds in which any refusal is answered, on a machine that does other work too."""
+FAST = 4.0
+"""Seconds in which any refusal is answered, on a machine that does other work too: less than the five that a wrong
+password costs, and than the half minute for a head."""
 GROWTH = 160 << 20
 """Bytes by which the daemon's memory may grow meanwhile: what was freed stays with the allocator."""
 NOWHERE = "OpaqueRef:00000000-0000-0000-0000-000000000000"
@@ -378,12 +379,16 @@ def test_requests_with_random_faults_never_hurt(daemon: Daemon, session: str) ->
             if not sent:
                 break
         with connect(daemon, chance.choice(("http", "unix"))) as connection:
-            connection.sendall(sent)
-            connection.shutdown(socket.SHUT_WR)
-            connection.settimeout(5)
-            with contextlib.suppress(ConnectionResetError):
+            connection.settimeout(30)
+            try:
+                connection.sendall(sent)
+                connection.shutdown(socket.SHUT_WR)
                 while connection.recv(65536):
                     pass
+            except TimeoutError:
+                raise  # it is neither answered nor sent away
+            except OSError:
+                pass  # refused, it may be before all was sent: then there is no connection left to be shut down
 
 
 def test_clients_that_never_finish_do_not_slow_others(
@@ -412,7 +417,8 @@ def test_clients_that_never_finish_are_sent_away(
 ) -> None:
     """Half a minute for a head, a minute for a body and for a first request."""
     began, slow = crowd
-    deadline = began + 75
+    # Whoever comes here late, after slow tests, is to find that they have gone.
+    deadline = max(began + 90, time.monotonic() + 20)
     for connection in slow:
         connection.settimeout(max(0.1, deadline - time.monotonic()))
         with contextlib.suppress(ConnectionResetError):

@@ -21,7 +21,7 @@ from kronos.datamodel.errors import Failure
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not Path("/usr/sbin/samba").exists(), reason="there is no samba-ad-dc"),
 ]
 

@@ -16,7 +16,7 @@ from kronos.rules import uefi
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(control_domain.here(), reason="libvirt's libxl driver has no TPMs"),
 ]
 

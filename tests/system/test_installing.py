@@ -56,7 +56,7 @@ def test_a_guest_installs_itself_reboots_and_boots_from_its_own_disk(
 
     line = guest.says(INSTALLED)
     assert f"root=/dev/{DISK}1" in line, "the arguments of its own boot loader"
-    wait_until(lambda: guest.record()["power_state"] == "Running", 10, "it is not shown to run")
+    wait_until(lambda: guest.record()["power_state"] == "Running", 60, "it is not shown to run")
     record = guest.record()
     assert record["PV_bootloader"] == "pygrub"
     assert "install-distro" not in record["other_config"]
@@ -70,7 +70,7 @@ def test_an_installed_guest_reboots_from_its_disk_whoever_asks(
     guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url})
     guest.start()
     guest.says(INSTALLED)
-    wait_until(lambda: guest.record()["power_state"] == "Running", 10)
+    wait_until(lambda: guest.record()["power_state"] == "Running", 60)
     asked = len(repository.asked)
     runs = [guest.record()["domid"]]
 
@@ -89,7 +89,7 @@ def test_an_installed_guest_that_switches_itself_off_stays_off(
     guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url})
     guest.start()
     guest.says(INSTALLED)
-    wait_until(lambda: guest.record()["power_state"] == "Running", 10)
+    wait_until(lambda: guest.record()["power_state"] == "Running", 60)
     guest.type("poweroff")
     wait_until(lambda: guest.record()["power_state"] == "Halted", PATIENCE, "it runs on")
     time.sleep(2)
@@ -171,7 +171,7 @@ def test_an_installed_guest_is_suspended_and_goes_on(
     guest = Guest(daemon, client, DEBIANLIKE | {"install-repository": repository.url})
     guest.start()
     guest.says(INSTALLED)
-    wait_until(lambda: guest.record()["power_state"] == "Running", 10)
+    wait_until(lambda: guest.record()["power_state"] == "Running", 60)
     client("VM.suspend", guest.vm)
     client("VM.resume", guest.vm, False, False)
     assert guest.record()["PV_bootloader"] == "pygrub"
@@ -204,8 +204,8 @@ def test_a_reboot_is_taken_up_by_a_daemon_that_was_killed_in_it(
     daemon.start()
     client = guest.client = daemon.client()
     guest.says(INSTALLED)
-    wait_until(lambda: guest.record()["power_state"] == "Running", 10)
-    wait_until(lambda: not list(intents.glob("boot-again-*")), 10, "the intent stays")
+    wait_until(lambda: guest.record()["power_state"] == "Running", 60)
+    wait_until(lambda: not list(intents.glob("boot-again-*")), 60, "the intent stays")
     client.close()
 
 

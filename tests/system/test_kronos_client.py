@@ -20,7 +20,7 @@ from harness.guests import vm_record
 from harness.host import PASSWORD
 from kronos_client import AsyncCache, AsyncSession, Cache, Failure, Session
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 README = Path(__file__).resolve().parents[2] / "client/README.md"
 

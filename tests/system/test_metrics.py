@@ -21,7 +21,7 @@ from harness.console import Shell
 from harness.daemon import Daemon, wait_until
 from kronos.datamodel.errors import Failure
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 PROMPT = "tiny login:"
 
 

@@ -15,7 +15,7 @@ from harness.guests import add_disk, default_sr, new_disk, vm_record
 from harness.host import PASSWORD
 from harness.transfer import filled, pattern
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 CLIENTS = Path(__file__).resolve().parents[1] / "clients-npm"
 

@@ -17,7 +17,7 @@ from harness.daemon import Daemon
 from harness.guests import vm_record
 from harness.host import PASSWORD
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 Open = Callable[[], XenAPI.Session]
 
@@ -73,7 +73,7 @@ def test_it_starts_and_stops_a_guest_and_follows_events_meanwhile(session: XenAP
     session.xenapi.VM.start(vm, False, False)
     assert session.xenapi.VM.get_power_state(vm) == "Running"
     session.xenapi.VM.hard_shutdown(vm)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "Halted" not in states and time.monotonic() < deadline:
         told = session.xenapi.event_from(["VM"], token, 5.0)
         token = told["token"]
@@ -94,16 +94,19 @@ def test_an_event_arrives_while_the_client_waits_for_it(
 
     thread = threading.Thread(target=change)
     thread.start()
-    told = session.xenapi.event_from(["vm"], token, 10.0)
-    arrived = time.monotonic()
+    heard: list[str] = []
+    while not heard:  # of other VMs there may be news too
+        told = session.xenapi.event_from(["vm"], token, 30.0)
+        arrived, token = time.monotonic(), told["token"]
+        heard = [each["snapshot"]["name_description"] for each in told["events"] if each["ref"] == vm]
     thread.join(10)
-    assert [each["snapshot"]["name_description"] for each in told["events"]] == ["changed"]
-    assert arrived - changed[0] < 1.0
+    assert heard == ["changed"]
+    assert arrived - changed[0] < 10, "it came when the wait was over"
 
 
 def test_an_asynchronous_call_is_followed_by_its_task(session: XenAPI.Session, vm: str) -> None:
     task = session.xenapi.Async.VM.clone(vm, "by a task")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while session.xenapi.task.get_status(task) == "pending" and time.monotonic() < deadline:
         time.sleep(0.05)
     assert session.xenapi.task.get_status(task) == "success"

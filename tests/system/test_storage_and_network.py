@@ -15,7 +15,7 @@ from harness.guests import vm_record
 from harness.xen import control_domain
 from kronos.datamodel.errors import Failure
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 GIB = 1 << 30
 
 

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -293,9 +292,12 @@ def test_a_daemon_that_is_killed_during_an_import_forgets_it(new_daemon: Any, tm
     assert everything(client) == before
     assert set(os.listdir(daemon.storage)) == files
     assert list((daemon.state / "intents").iterdir()) == []
-    time.sleep(0.5)
-    left = subprocess.run(["pgrep", "-f", f"qemu-nbd.*{daemon.storage}"], capture_output=True, text=True)
-    assert left.stdout == "", "no server of a disk outlives the daemon"
+    servers = ["pgrep", "-f", f"qemu-nbd.*{daemon.storage}"]
+    wait_until(
+        lambda: subprocess.run(servers, capture_output=True).stdout == b"",
+        20,
+        "a server of a disk outlives the daemon",
+    )
 
 
 def test_an_imported_system_boots_from_its_disk(daemon: Daemon, client: Client) -> None:

@@ -17,7 +17,7 @@ from kronos.hypervisor.hardware import HostUSB, Kept
 from kronos.rules import uefi
 from kronos.system import ovmf
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
