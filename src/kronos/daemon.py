@@ -186,7 +186,7 @@ class Daemon:
         self.channels.start()
         storage.settle_disks(self.pipeline)
         guest_agents.begin(self.db, self.machine)
-        sysprep.tidy(self.machine)
+        sysprep.tidy(self.pipeline)
         blob.tidy(self.db, self.machine)
         allowed_operations.refresh(self.db)
         self.schedules = Schedules(self.pipeline, settings.state)

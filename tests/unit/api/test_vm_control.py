@@ -262,8 +262,32 @@ def test_what_cannot_be_prepared_is_said(host, windows):
 def test_answer_files_that_a_crash_left_are_removed(host):
     sysprep.folder(host.machine).mkdir()
     (sysprep.folder(host.machine) / "sysprep-x.iso").write_text("secret")
-    sysprep.tidy(host.machine)
+    sysprep.tidy(host.pipeline)
     assert list(sysprep.folder(host.machine).iterdir()) == []
+
+
+class Killed(BaseException):
+    """The daemon is gone: nothing after this runs."""
+
+
+def test_a_guest_that_a_crash_left_with_the_disc_can_be_started_again(host, windows):
+    def die(*_, **__):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sysprep, "_wait", die)
+        patch.setattr(sysprep, "_eject", die)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            host("VM.sysprep", windows.ref, "<unattend/>", 5.0)
+    assert [host.db.get(VBD, ref).empty for ref in windows.VBDs] == [False, False]
+    host.db.write(windows, {"current_operations": {}})
+    sysprep.tidy(host.pipeline)
+    assert list(sysprep.folder(host.machine).iterdir()) == []
+    assert [host.db.get(VBD, ref).empty for ref in windows.VBDs] == [False, True]
+    assert not [vdi for vdi in host.db.all(VDI) if vdi.name_label.startswith("sysprep-")]
+    host("VM.hard_shutdown", windows.ref)
+    host("VM.start", windows.ref, False, False)
 
 
 # --- what the pool writes --------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from kronos.datamodel.errors import Failure
 from kronos.db.records import SR, VBD, VDI, VM
 from kronos.dispatch.call import Call
 from kronos.dispatch.machine import Machine
+from kronos.dispatch.pipeline import Pipeline
 from kronos.dispatch.registry import message
 from kronos.dispatch.workers import only_waiting
 from kronos.rules.surroundings import LIVE
@@ -123,10 +124,26 @@ def folder(machine: Machine) -> Path:
     return machine.state / "sysprep"
 
 
-def tidy(machine: Machine) -> None:
-    """Remove what a crash left. A guest that still has such a disc in its drive keeps it open."""
-    for path in folder(machine).glob("*"):
+def tidy(pipeline: Pipeline) -> None:
+    """Remove what a crash left, at the start of the daemon. The disc comes out of its drive first: a VM that has it
+    could not be started without the file."""
+    db, left = pipeline.db, {path.name: path for path in folder(pipeline.machine).glob("*")}
+    if not left:
+        return
+    discs = [vdi for vdi in db.all(VDI) if vdi.location in left and db.get(SR, vdi.SR).type == "iso"]
+    for ref in [ref for each in discs for ref in each.VBDs]:
+        _try(pipeline, "VBD.eject", ref)
+    for path in left.values():
         path.unlink(missing_ok=True)
+    for ref in {each.SR for each in discs}:
+        _try(pipeline, "SR.scan", ref)
+
+
+def _try(pipeline: Pipeline, name: str, ref: str) -> None:
+    try:
+        pipeline.perform_internal(name, ref)
+    except Failure as failure:
+        log.warning("%s of %s, after a crash: %s", name, ref, failure)
 
 
 @contextmanager
