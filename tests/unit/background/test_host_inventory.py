@@ -10,7 +10,7 @@ from kronos.api.vm import state
 from kronos.background.inventory import host as inventory
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
-from kronos.db.records import VM, Host, Host_cpu, Host_metrics
+from kronos.db.records import VM, Host, Host_cpu, Host_metrics, Pool
 from kronos.dispatch.machine import Machine
 from kronos.hypervisor import xen_emulator
 from kronos.hypervisor.base import Domain, Firmware, PhysicalMemory
@@ -96,6 +96,10 @@ def test_on_xen_the_machine_is_what_the_hypervisor_says(control_domain: None) ->
     assert db.get(Host_metrics, host.metrics).memory_free == 13 * GIB
     assert host.cpu_info["cpu_count"] == "6"
     assert host.cpu_info["socket_count"] == "3"
+    pool = db.all(Pool)[0]
+    for key in ("features_pv", "features_hvm", "features_pv_host", "features_hvm_host"):
+        assert host.cpu_info[key] == pool.cpu_info[key] == ""
+    assert pool.cpu_info["socket_count"] == "3"
     assert (host.cpu_info["threads_per_core"], host.cpu_info["nr_nodes"]) == ("2", "1")
     assert sorted(db.get(Host_cpu, ref).number for ref in host.host_CPUs) == [0, 1, 2, 3, 4, 5]
     assert {db.get(Host_cpu, ref).modelname for ref in host.host_CPUs} == {"A CPU"}

@@ -230,6 +230,10 @@ def _capabilities(identity: Identity) -> tuple[str, ...]:
     return (f"hvm-3.0-{machine}",)
 
 
+# Masks of CPUID that XenServer compares between hosts. Clients read the keys of a host and of a pool alike.
+_FEATURES = dict.fromkeys(("features_pv", "features_hvm", "features_pv_host", "features_hvm_host"), "")
+
+
 def _cpu_info(cpus: list[hardware.Processor], arranged: hardware.Topology) -> dict[str, str]:
     first = cpus[0]
     return {
@@ -244,8 +248,7 @@ def _cpu_info(cpus: list[hardware.Processor], arranged: hardware.Topology) -> di
         "model": str(first.model),
         "stepping": first.stepping,
         "flags": first.flags,
-        "features_pv_host": "",
-        "features_hvm_host": "",
+        **_FEATURES,
     }
 
 
@@ -340,7 +343,7 @@ def _describe_pool(db: Database, host: Host) -> None:
     info = host.cpu_info
     shown = {name: info[name] for name in ("cpu_count", "socket_count", "vendor")}
     fields = {
-        "cpu_info": shown | {"features_pv": "", "features_hvm": ""},
+        "cpu_info": shown | _FEATURES,
         "restrictions": RESTRICTIONS,
         "recommendations": {},
     }
