@@ -8,10 +8,12 @@ from xml.etree import ElementTree
 import pytest
 
 from harness.fake_disks import FakeDisk, FakeDisks
+from kronos.background.inventory import storage as storage_inventory
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
 from kronos.db.records import PBD, SM, SR, VBD, VDI, Host
 from kronos.storage.fake import FakeDriver
+from kronos.storage.file import FileDriver
 
 GIB = 1 << 30
 
@@ -344,6 +346,37 @@ def test_a_first_start_takes_over_the_sr_of_an_earlier_installation(xapi, tmp_pa
     xapi("SR.forget", sr.ref)
     xapi.start_again(default=tmp_path / "local")
     assert xapi.db.by_uuid(VDI, disk).SR == xapi.db.by_uuid(SR, uuid).ref == xapi.pool.default_SR
+
+
+class Killed(BaseException):
+    """The daemon is gone: nothing after this runs."""
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+@pytest.mark.parametrize("step", ["PBD.plug", "default"])
+def test_a_first_start_that_was_killed_is_taken_up_by_the_next(xapi, tmp_path, was_there, step):
+    place = tmp_path / "local"
+    if was_there:
+        earlier = xapi.sr("file", location=str(place))
+        xapi("PBD.unplug", earlier.PBDs[0])
+        xapi("SR.forget", earlier.ref)
+
+    def die(*_, **__):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        owner, name = (FileDriver, "attach") if step == "PBD.plug" else (storage_inventory, "_appoint")
+        patch.setattr(owner, name, die)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            xapi.start_again(default=place)
+    for sr in xapi.db.all(SR):
+        xapi.db.write(sr, {"current_operations": {}})
+    xapi.start_again(default=place)
+    (sr,) = xapi.db.all(SR)
+    assert xapi.pool.default_SR == xapi.host.suspend_image_sr == sr.ref
+    assert list(xapi.machine.storage) == [sr.uuid]
+    assert xapi.machine.intents.left() == {}
 
 
 def test_a_place_that_cannot_be_used_leaves_a_host_without_local_sr(xapi, tmp_path):

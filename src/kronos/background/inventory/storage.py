@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 FOLDER_TYPE, DISKS_TYPE = "file", "ext"
 DEFAULT_NAME = "Local storage"
+_FIRST = "first-sr"
+"""The intent of the first SR, until it is the pool's default."""
 _CLOSING = 10.0
 """Seconds that a program of the daemon that was killed gets to close a disk."""
 
@@ -43,7 +45,8 @@ def refresh(
     for pbd in [db.get(PBD, ref) for ref in db.get(Host, machine.host_ref).PBDs]:
         if pbd.currently_attached:
             _plug_again(pipeline, pbd)
-    if default_location is None or db.all(SR):
+    cut_short = _FIRST in machine.intents.left()
+    if default_location is None or (db.all(SR) and not cut_short):
         return
     if local_disks:
         _first_sr_over(pipeline, local_disks)
@@ -196,13 +199,34 @@ def _first_sr(pipeline: Pipeline, kind: str, config: dict[str, str]) -> None:
     One that is on some of the disks alone, or on others besides, is not what was asked for, and no disk of it is free:
     making it says so.
     """
+    with pipeline.machine.intents.declared(_FIRST, {"kind": _FIRST}):
+        ref = _begun(pipeline, config) or _found_or_made(pipeline, kind, config)
+        _appoint(pipeline, ref)
+        pipeline.durability.block()
+    log.info("The SR %s is at %s", json.dumps(DEFAULT_NAME), ", ".join(config.values()))
+
+
+def _begun(pipeline: Pipeline, config: dict[str, str]) -> str | None:
+    """The SR that an earlier start had begun with when it was killed: nobody else could make one meanwhile."""
+    rows = pipeline.db.all(SR)
+    if not rows:
+        return None
+    _plug_in(pipeline, rows[0].ref, config)
+    return rows[0].ref
+
+
+def _found_or_made(pipeline: Pipeline, kind: str, config: dict[str, str]) -> str:
     found = pipeline.perform_internal("SR.probe_ext", pipeline.machine.host_ref, config, kind, {})
     whole = [
         each for each in found if "sr" in each and each["complete"] and _same(each["configuration"], config)
     ]
-    ref = (
-        _take_over(pipeline, whole[0]["sr"]["uuid"], kind, config) if whole else _make(pipeline, kind, config)
-    )
+    if whole:
+        return _take_over(pipeline, whole[0]["sr"]["uuid"], kind, config)
+    return _make(pipeline, kind, config)
+
+
+def _appoint(pipeline: Pipeline, ref: str) -> None:
+    """Have an SR be the one that is used where none is named."""
     db = pipeline.db
     with db.transaction():
         db.write(db.get(SR, ref), {"other_config": {"i18n-key": "local-storage"}})
@@ -210,7 +234,6 @@ def _first_sr(pipeline: Pipeline, kind: str, config: dict[str, str]) -> None:
         db.write(pool, {"default_SR": ref, "suspend_image_SR": ref, "crash_dump_SR": ref})
         host = db.get(Host, pipeline.machine.host_ref)
         db.write(host, {"suspend_image_sr": ref, "crash_dump_sr": ref})
-    log.info("The SR %s is at %s", json.dumps(DEFAULT_NAME), ", ".join(config.values()))
 
 
 def _same(found: Mapping[str, str], asked: Mapping[str, str]) -> bool:
@@ -230,6 +253,11 @@ def _make(pipeline: Pipeline, kind: str, config: dict[str, str]) -> str:
 
 def _take_over(pipeline: Pipeline, uuid: str, kind: str, config: dict[str, str]) -> str:
     ref: str = pipeline.perform_internal("SR.introduce", uuid, DEFAULT_NAME, "", kind, "user", False, {})
-    record = {"host": pipeline.machine.host_ref, "SR": ref, "device_config": config}
-    pipeline.perform_internal("PBD.plug", pipeline.perform_internal("PBD.create", record))
+    _plug_in(pipeline, ref, config)
     return ref
+
+
+def _plug_in(pipeline: Pipeline, sr: str, config: dict[str, str]) -> None:
+    record = {"host": pipeline.machine.host_ref, "SR": sr, "device_config": config}
+    pbds = pipeline.db.get(SR, sr).PBDs or (pipeline.perform_internal("PBD.create", record),)
+    pipeline.perform_internal("PBD.plug", pbds[0])
