@@ -72,6 +72,7 @@ from kronos.system import logs, outside, packages, power
 from kronos.system.activation import inherited
 from kronos.system.audit_file import AuditFile
 from kronos.system.commands import CommandFailed, run
+from kronos.system.files import tidy
 from kronos.system.intents import Intents
 from kronos.system.libvirtd import SYSTEM_URI, PrivateLibvirtd
 from kronos.system.notify import notify, watchdog_interval
@@ -151,6 +152,8 @@ class Daemon:
             log.warning("the database is one that was restored; the old one is kept beside it")
         journal = Journal(settings.database)
         replacement.tidy(settings.state)
+        for folder in (settings.state, *settings.state.glob("certificates/*")):
+            tidy(folder)
         self.db = Database(journal)
         self.db.load()
         detected = detect(settings.state / "hypervisor.json")

@@ -25,6 +25,13 @@ def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
     sync_directory(path.parent)
 
 
+def tidy(directory: Path) -> None:
+    """Remove what `write_whole` leaves in a directory when its process is killed. Only where nobody else writes now."""
+    for path in directory.glob(".*.new"):
+        if path.stem.rpartition(".")[2].isdecimal():
+            path.unlink(missing_ok=True)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable (a rename or unlink survives a power cut only after this)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
