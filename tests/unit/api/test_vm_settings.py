@@ -143,3 +143,20 @@ def test_a_vm_that_must_stay_is_said_to_as_long_as_it_runs_so(host):
     assert metrics.nomigrate
     host("VM.hard_reboot", vm.ref)
     assert "suspend" in vm.allowed_operations
+
+
+def test_the_record_says_what_the_host_needs_beside_the_guests_memory(host):
+    vm = host.halted_vm()
+    seen = []
+    for change, *values in (("VCPUs_max", 32), ("memory", 1 << 30)):
+        host(f"VM.set_{change}", vm.ref, *values)
+        assert vm.memory_overhead == host("VM.compute_memory_overhead", vm.ref)
+        seen.append(vm.memory_overhead)
+    assert 0 < seen[0] < seen[1]
+
+
+def test_a_vm_with_a_hosts_bios_strings_prefers_that_host(host):
+    vm = host.halted_vm()
+    host.host.bios_strings = {"bios-vendor": "somebody"}
+    host("VM.copy_bios_strings", vm.ref, host.host.ref)
+    assert (vm.bios_strings, vm.affinity) == ({"bios-vendor": "somebody"}, host.host.ref)

@@ -18,6 +18,7 @@ from kronos.api.vm import booting, firmware, guest, passing, state
 from kronos.api.vm.backing import attach, attach_disks, bring_up_networks, secure_ports
 from kronos.api.vm.naming import named_by_reference
 from kronos.api.vm.new_disks import NewDisks, last_use, new_disks
+from kronos.api.vm.settings import note_overhead
 from kronos.datamodel.errors import Failure
 from kronos.datamodel.types import NULL
 from kronos.db.records import SR, VBD, VDI, VM, Host, Pool
@@ -87,6 +88,7 @@ def reserve(call: Call, vm: VM, place: Callable[[], object], undo: ExitStack) ->
     two starts must not be promised the same. A reboot keeps it so while the VM is down."""
     with call.db.transaction():
         place()
+        note_overhead(call, vm)
         vm.scheduled_to_be_resident_on = call.machine.host_ref
         passing.reserve(call.db, vm, call.host)
     undo.callback(passing.release, call.db, vm)

@@ -7,6 +7,7 @@ from typing import Any
 
 from kronos.api import blob
 from kronos.api.vm import firmware
+from kronos.api.vm.settings import note_overhead
 from kronos.datamodel.errors import Failure
 from kronos.db.database import Database
 from kronos.db.record import Record
@@ -57,7 +58,9 @@ def create(call: Call, args: dict[str, Any]) -> str:
         fields["domain_type"] = "hvm" if fields["HVM_boot_policy"] else "pv"
     with call.db.transaction():
         metrics = call.db.create(VM_metrics)
-        return call.db.create(VM, **fields, domid=-1, metrics=metrics.ref).ref
+        vm = call.db.create(VM, **fields, domid=-1, metrics=metrics.ref)
+        note_overhead(call, vm)
+        return vm.ref
 
 
 @message("VM.destroy", holds="destroy")

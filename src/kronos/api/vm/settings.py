@@ -49,7 +49,9 @@ def set_limits(call: Call, vm: VM, operation: str, **limits: int) -> None:
     _assert(call, vm, operation)
     wanted = memory.Limits.of(vm)._replace(**limits)
     wanted.assert_valid(vm)
-    call.db.write(vm, {f"memory_{name}": value for name, value in wanted._asdict().items()})
+    with call.db.transaction():
+        call.db.write(vm, {f"memory_{name}": value for name, value in wanted._asdict().items()})
+        note_overhead(call, vm)
     if vm.power_state in LIVE and wanted.dynamic_max != vm.memory_target:
         set_target(call, vm, wanted.dynamic_max)
 
@@ -156,6 +158,11 @@ def compute_memory_overhead(call: Call, vm: str) -> int:
     return memory.overhead(row, memory.hypervisor_of(call.host), domain_type(call.db, row))
 
 
+def note_overhead(call: Call, vm: VM) -> None:
+    """Write down what the host needs for a VM beside the guest's own memory; placement counts it anew."""
+    vm.memory_overhead = compute_memory_overhead(call, vm.ref)
+
+
 @message("VM.maximise_memory")
 def maximise_memory(call: Call, self: str, total: int, approximate: bool) -> int:
     """The most memory that this VM could have if host and overhead shared `total` bytes."""
@@ -180,7 +187,9 @@ def set_VCPUs_max(call: Call, self: str, value: int) -> None:
     vm = _vm(call, self)
     _assert(call, vm, "changing_VCPUs")
     _assert_processors(vm.VCPUs_at_startup, value, value)
-    _write(call, vm, VCPUs_max=value)
+    with call.db.transaction():
+        _write(call, vm, VCPUs_max=value)
+        note_overhead(call, vm)
 
 
 @message("VM.set_VCPUs_at_startup")
@@ -286,7 +295,9 @@ def set_HVM_shadow_multiplier(call: Call, self: str, value: float) -> None:
     _assert(call, vm, "changing_shadow_memory")
     if value < 1.0:
         raise Failure("INVALID_VALUE", "multiplier", str(value))
-    _write(call, vm, HVM_shadow_multiplier=value)
+    with call.db.transaction():
+        _write(call, vm, HVM_shadow_multiplier=value)
+        note_overhead(call, vm)
 
 
 @message("VM.set_ha_restart_priority")
@@ -347,11 +358,12 @@ def set_bios_strings(call: Call, self: str, value: dict[str, str]) -> None:
 
 @message("VM.copy_bios_strings")
 def copy_bios_strings(call: Call, vm: str, host: str) -> None:
-    """Give a VM the BIOS strings of a host. Raises VM_BIOS_STRINGS_ALREADY_SET."""
+    """Give a VM the BIOS strings of a host, which it is to run on then. Raises VM_BIOS_STRINGS_ALREADY_SET."""
     row = _vm(call, vm)
     if row.bios_strings:
         raise Failure("VM_BIOS_STRINGS_ALREADY_SET")
-    _write(call, row, bios_strings=call.db.get(Host, host).bios_strings)
+    there = call.db.get(Host, host)
+    _write(call, row, bios_strings=there.bios_strings, affinity=there.ref)
 
 
 @message("VM.set_suspend_VDI")
