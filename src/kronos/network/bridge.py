@@ -106,14 +106,15 @@ class BridgeNetwork(NetworkDriver):
                 text = f"{device} has addresses of this host, which would be cut off in a bridge"
                 raise Failure("OPERATION_NOT_ALLOWED", text)
             self._take_mtu(netlink, link, master, undo)
-            netlink.link("set", index=index, master=master["index"])
-            undo.callback(netlink.link, "set", index=index, master=0)
             if _is_managed(master):
-                # The network outside knows the NIC by its MAC (leases, port security), so the host keeps it.
+                # The network outside knows the NIC by its MAC (leases, port security), so the host keeps it. Before it
+                # is in the bridge: after a crash in between it would be there, and this would never be made good.
                 netlink.link("set", index=master["index"], address=link.get_attr("IFLA_ADDRESS"))
                 undo.callback(
                     netlink.link, "set", index=master["index"], address=master.get_attr("IFLA_ADDRESS")
                 )
+            netlink.link("set", index=index, master=master["index"])
+            undo.callback(netlink.link, "set", index=index, master=0)
             netlink.link("set", index=index, state="up")
             undo.pop_all()
 

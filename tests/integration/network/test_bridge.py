@@ -67,6 +67,34 @@ def test_a_bridge_that_a_killed_daemon_left_half_made_is_removed(
     assert network.bridges() == []
 
 
+JOINER = """
+import os, signal
+from pathlib import Path
+from kronos.network import bridge
+link = bridge.IPRoute.link
+def cut_short(self, command, **words):
+    done = link(self, command, **words)
+    if "master" in words:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+bridge.IPRoute.link = cut_short
+bridge.BridgeNetwork(Path("/nowhere")).enslave("xenbr0", "nic0")
+"""
+
+
+def test_a_bridge_has_its_nics_mac_also_where_the_daemon_was_killed_as_it_joined(
+    host: Any, network: BridgeNetwork
+) -> None:
+    host.run("ip", "link", "add", "nic0", "type", "veth", "peer", "name", "nic0-cable")
+    network.create_bridge("xenbr0")
+    host.run(sys.executable, "-c", JOINER, check=False)
+    network.enslave("xenbr0", "nic0")
+
+    (bridge,) = network.bridges()
+    mac = host.run("cat", "/sys/class/net/nic0/address").strip()
+    assert (bridge.members, bridge.mac) == (("nic0",), mac)
+
+
 def test_a_finished_bridge_is_in_no_group_of_ours(host: Any, network: BridgeNetwork) -> None:
     network.create_bridge("xenbr0")
 
