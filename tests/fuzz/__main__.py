@@ -39,7 +39,7 @@ def main() -> None:
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words))
     given = [word for word in sys.argv[2:] if word.startswith("-")]
     folders = [word for word in sys.argv[2:] if not word.startswith("-")]
-    limits = ["-timeout=5", "-rss_limit_mb=512", "-max_len=4096"]
+    limits = ["-timeout=30", "-rss_limit_mb=512", "-max_len=4096"]
     limits += [f"-dict={words}"] if target.words else []
     whole = any(Path(word).is_file() for word in folders)
     atheris.Setup([sys.argv[0], *limits, *given, *folders, *([] if whole else [str(corpus)])], target.run)

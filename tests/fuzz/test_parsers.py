@@ -22,7 +22,7 @@ def test_whatever_comes_is_read_or_refused(name: str, tmp_path: Path) -> None:
         env={"PYTHONPATH": str(TESTS), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=280,
     )
     assert fuzzed.returncode == 0, fuzzed.stdout[-2000:] + fuzzed.stderr[-4000:]
     assert f"Done {RUNS} runs" in fuzzed.stderr

@@ -95,7 +95,7 @@ class Machine:
         self.serial.sendall(f"echo begin''mark; {command}; echo end''mark\n".encode())
         return self.expect(r"(?s)beginmark\r?\n(.*)endmark").group(1).decode().replace("\r", "")
 
-    def until(self, command: str, pattern: str, limit: float = 30.0) -> str:
+    def until(self, command: str, pattern: str, limit: float = BOOT_LIMIT) -> str:
         """Run `command` again and again until what it prints holds `pattern`."""
         deadline = time.monotonic() + limit
         while not re.search(pattern, output := self.shell(command)):

@@ -57,7 +57,7 @@ def test_vms_may_start_paused(host, appliance):
 
 
 def test_those_of_one_order_start_together(host, appliance, monkeypatch):
-    meeting, start = threading.Barrier(2, timeout=10), host.hypervisor.start
+    meeting, start = threading.Barrier(2, timeout=60), host.hypervisor.start
     for _ in range(2):
         member(host, appliance)
 

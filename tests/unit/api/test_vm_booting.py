@@ -69,7 +69,7 @@ def guest(host, loader: str = "eliloader", **fields: object) -> VM:
     return vm
 
 
-def until(condition, seconds: float = 5.0) -> bool:
+def until(condition, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -16,7 +16,7 @@ from kronos.db.records import VBD, VDI, VIF, VM
 from kronos.hypervisor.base import State
 
 
-def until(condition, seconds: float = 5.0) -> bool:
+def until(condition, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -40,7 +40,7 @@ def vbd_record(vm, vdi, **fields: object) -> dict[str, object]:
     } | fields
 
 
-def until(condition, seconds: float = 5.0) -> bool:
+def until(condition, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -19,7 +19,7 @@ from kronos.rules import placement
 MIB = 1 << 20
 
 
-def until(condition, seconds: float = 5.0) -> bool:
+def until(condition, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -73,7 +73,7 @@ def test_news_that_waited_for_a_start_do_not_end_what_has_started(host):
         news.start()
         assert until(lambda: state._turns._locks[vm.uuid][1] == 2)
         host.hypervisor.guests[vm.uuid] = guest  # it runs again
-    news.join(5)
+    news.join(60)
     assert vm.power_state == "Running"
 
 

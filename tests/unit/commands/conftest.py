@@ -239,7 +239,9 @@ def server(api, tmp_path):
         with connection:
             data = b""
             while b"\r\n\r\n" not in data:
-                data += connection.recv(65536)
+                if not (more := connection.recv(65536)):
+                    return
+                data += more
             head, _, body = data.partition(b"\r\n\r\n")
             method, url, *_ = head.split()
             length = next(
@@ -248,7 +250,9 @@ def server(api, tmp_path):
             if method == b"PUT":
                 connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
             while len(body) < length:
-                body += connection.recv(65536)
+                if not (more := connection.recv(65536)):
+                    return
+                body += more
             if method == b"POST":
                 cli.serve(PlainStream(connection, b""), body, api.open_session)
             elif method == b"PUT":
@@ -294,7 +298,7 @@ def run(environment, tmp_path):
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             cwd=tmp_path,
             env=environment | more,
         )

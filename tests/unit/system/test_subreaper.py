@@ -21,7 +21,7 @@ def started(*command: str, options: tuple[str, ...] = ()) -> subprocess.Popen[st
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.005)
@@ -31,7 +31,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 def test_its_status_is_the_commands(command: str, status: int) -> None:
     process = started("sh", "-c", command)
 
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == status
 
 
@@ -43,7 +43,7 @@ def test_it_stays_until_the_last_orphan_has_ended(tmp_path: Path) -> None:
         process.wait(0.3)
     (tmp_path / "end").touch()
 
-    assert process.wait(10) == 3
+    assert process.wait(60) == 3
     process.communicate()
 
 
@@ -56,7 +56,7 @@ def test_an_orphan_that_ends_leaves_no_zombie(tmp_path: Path) -> None:
         wait_for(lambda: not os.path.exists(f"/proc/{orphan}"))
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -68,14 +68,14 @@ def test_a_signal_goes_to_the_command(tmp_path: Path, number: signal.Signals) ->
 
     process.send_signal(number)
 
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 42
 
 
 def test_the_pid_file_names_the_command(tmp_path: Path) -> None:
     process = started("sh", "-c", "echo $$", options=("--pid-file", str(tmp_path / "pid")))
 
-    said, _ = process.communicate(timeout=10)
+    said, _ = process.communicate(timeout=60)
 
     assert said == (tmp_path / "pid").read_text()
 
@@ -91,7 +91,7 @@ def test_without_a_command_it_says_how_it_is_used(
 def test_a_command_that_does_not_exist_is_told() -> None:
     process = started("/nonexistent/command")
 
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 127
     assert "/nonexistent/command" in errors

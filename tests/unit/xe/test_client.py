@@ -38,7 +38,7 @@ def run(*words: str, home: Path, **environment: str) -> subprocess.CompletedProc
         [sys.executable, "-IS", "-X", "importtime", str(_XE), *words],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         env={"HOME": str(home), "PATH": os.environ["PATH"]} | environment,
     )
 
