@@ -108,7 +108,7 @@ def test_a_disk_in_use_is_neither_destroyed_nor_taken_away(client, running):
     sr = client("VDI.get_SR", disk)
     for message, subject, expected in (
         ("VDI.destroy", disk, ("VDI_IN_USE", disk, "destroy")),
-        ("PBD.unplug", client("SR.get_PBDs", sr)[0], ("VDI_IN_USE", disk, "unplug")),
+        ("PBD.unplug", client("SR.get_PBDs", sr)[0], ("VDI_IN_USE", disk)),
         ("SR.forget", sr, ("SR_HAS_PBD", sr)),
     ):
         with pytest.raises(Failure) as refused:
