@@ -88,6 +88,10 @@ def bridge(transaction: Transaction, wanted: str, say: Callable[[str], None]) ->
     with transaction.alone():
         transaction.settle(TOOLS, live=True)
         if (made := transaction.made()) is not None:
+            # They come after the change, and a kill may have come between. A file that it changed may be gone by now.
+            if content(transaction.state / _SUMS) != _sums(made, transaction.state):
+                with contextlib.suppress(OSError):
+                    keep_originals(transaction.state, made)
             say(f"{made.port.bridge} has the place of {made.port.device} already")
             return 0
         tool, change = planned(wanted, transaction.state)
@@ -146,12 +150,10 @@ def _without_servers_of_others(made: Change) -> Change:
 def keep_originals(state: Path, change: Change) -> None:
     """What the files were, for those who have nothing but a shell: purging a package, or an administrator in need."""
     folder = state / ORIGINAL
-    sums = []
     added = []
     for path, text in change.before.items():
         if path == str(state / MADE):
             continue
-        sums.append(f"{hashlib.sha256(bytes_of(change.after[path] or '')).hexdigest()}  {path}\n")
         if text is None:
             added.append(f"{path}\n")
             continue
@@ -159,7 +161,16 @@ def keep_originals(state: Path, change: Change) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_whole(copy, bytes_of(text), Path(path).stat().st_mode & 0o7777)
     write_whole(state / _ADDED, "".join(added).encode())
-    write_whole(state / _SUMS, "".join(sums).encode())
+    write_whole(state / _SUMS, _sums(change, state).encode())
+
+
+def _sums(change: Change, state: Path) -> str:
+    """What the files are with the change, as sha256sum reads it."""
+    return "".join(
+        f"{hashlib.sha256(bytes_of(change.after[path] or '')).hexdigest()}  {path}\n"
+        for path in change.before
+        if path != str(state / MADE)
+    )
 
 
 def settle(transaction: Transaction, say: Callable[[str], None], *, live: bool) -> int:

@@ -201,3 +201,22 @@ def test_notes_with_secrets_of_profiles_are_roots_alone(tmp_path: Path) -> None:
         change = a_change(tmp_path, {"a": None}, {"a": "psk=secret\n"})
         transaction.perform(program.noted(change, transaction.state), Hands())
     assert (transaction.state / MADE).stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_kill_kept_from_being_put_by_for_a_purge_is_at_the_next_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transaction = Transaction(tmp_path / "state")
+    change = program.noted(
+        a_change(tmp_path, {"was": "old", "new": None}, {"was": "w", "new": "n"}), transaction.state
+    )
+    with transaction.alone():
+        transaction.perform(change, Hands())
+    monkeypatch.setattr(program, "TOOLS", {"tool": Hands()})
+
+    assert program.bridge(transaction, "ens3", lambda _: None) == 0
+
+    put_by = transaction.state / "original" / str(tmp_path / "was").lstrip("/")
+    assert put_by.read_text() == "old"
+    assert (transaction.state / "added").read_text() == f"{tmp_path / 'new'}\n"
+    subprocess.run(["sha256sum", "--quiet", "-c", transaction.state / "sums"], check=True)
