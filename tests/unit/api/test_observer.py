@@ -41,7 +41,13 @@ def collector():
     class Collector:
         def wait(self, count=1):
             with arrived:
-                assert arrived.wait_for(lambda: len(got) >= count, 20), "nothing came"
+                assert arrived.wait_for(lambda: len(got) >= count, 60), "nothing came"
+                return list(got)
+
+        def wait_for(self, name, count=1):
+            """What was posted, once it has so many spans of a name: others may have been posted before."""
+            with arrived:
+                assert arrived.wait_for(lambda: names_of(got).count(name) >= count, 60), names_of(got)
                 return list(got)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
@@ -63,6 +69,18 @@ def observer(xapi, **fields: object) -> Observer:
     return xapi.db.get(Observer, xapi("Observer.create", record))
 
 
+def names_of(posted) -> list[str]:
+    """The names of the spans that were posted, in either form."""
+    spans = []
+    for _, body in posted:
+        if isinstance(body, list):
+            spans += body
+        else:
+            scopes = [scope for resource in body["resourceSpans"] for scope in resource["scopeSpans"]]
+            spans += [span for scope in scopes for span in scope["spans"]]
+    return [span["name"] for span in spans]
+
+
 def spans_of(posted) -> dict[str, dict]:
     """Zipkin's spans, by name."""
     return {span["name"]: span for _, spans in posted for span in spans}
@@ -71,7 +89,7 @@ def spans_of(posted) -> dict[str, dict]:
 def test_calls_are_told_as_zipkin_takes_them(xapi, sending, collector):
     observer(xapi, endpoints=[f"{collector.url}/api/v2/spans"], attributes={"site.name": "north"})
     xapi("VM.create_new_blob", xapi.db.create(VM).ref, "notes", "", False)
-    span = spans_of(collector.wait())["VM.create_new_blob"]
+    span = spans_of(collector.wait_for("VM.create_new_blob"))["VM.create_new_blob"]
     assert span["localEndpoint"] == {"serviceName": "xapi"} and span["duration"] > 0
     assert span["tags"]["site.name"] == "north" and span["tags"]["xs.host.uuid"] == xapi.host.uuid
 
@@ -81,7 +99,8 @@ def test_calls_are_told_as_opentelemetry_takes_them(xapi, sending, collector):
     vm = xapi.db.create(VM)
     xapi("VM.create_new_blob", vm.ref, "notes", "", False)
     xapi.refused("VM.create_new_blob", vm.ref, "notes", "", False)
-    (path, body), *_ = collector.wait()
+    posted = collector.wait_for("VM.create_new_blob")
+    path, body = next(each for each in posted if "VM.create_new_blob" in names_of([each]))
     (resource,) = body["resourceSpans"]
     named = {each["key"]: each["value"]["stringValue"] for each in resource["resource"]["attributes"]}
     assert path == "/v1/traces" and named["service.name"] == "xapi"
@@ -96,7 +115,7 @@ def test_the_parts_of_a_call_are_in_its_trace(xapi, sending, collector):
     vms = [xapi.db.create(VM, appliance=appliance.ref, power_state="Running") for _ in range(2)]
     xapi("VM_appliance.hard_shutdown", appliance.ref)
     assert {vm.power_state for vm in vms} == {"Halted"}
-    posted = collector.wait()
+    posted = collector.wait_for("VM_appliance.hard_shutdown")  # it ends last
     spans = [span for _, each in posted for span in each]
     whole = next(span for span in spans if span["name"] == "VM_appliance.hard_shutdown")
     parts = [span for span in spans if span["name"] == "VM.hard_shutdown"]
@@ -113,7 +132,7 @@ def test_a_clients_own_trace_goes_on_here(xapi, sending, collector):
         return answer if not hasattr(answer, "__await__") else await answer
 
     asyncio.run_coroutine_threadsafe(serve(), xapi.loop).result(30)
-    span = spans_of(collector.wait())["blob.create"]
+    span = spans_of(collector.wait_for("blob.create"))["blob.create"]
     assert (span["traceId"], span["parentId"]) == (parent[3:35], parent[36:52])
 
 
@@ -121,7 +140,7 @@ def test_the_header_comes_with_the_request_and_only_with_that(xapi, sending, col
     observer(xapi, endpoints=[f"{collector.url}/api/v2/spans"])
     server = Server(doors.all_doors(xapi.pipeline, Access(xapi.pipeline)))
     asyncio.run_coroutine_threadsafe(server.start([TcpListener("127.0.0.1", 0)]), xapi.loop).result(30)
-    connection = http.client.HTTPConnection("127.0.0.1", server.addresses[0][1], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.addresses[0][1], timeout=60)
     for name, headers in (
         ("image/png", {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}),
         ("text/plain", {}),
@@ -132,7 +151,8 @@ def test_the_header_comes_with_the_request_and_only_with_that(xapi, sending, col
     connection.close()
     sending.flush()
     asyncio.run_coroutine_threadsafe(server.stop(0.2), xapi.loop).result(30)
-    spans = [span for _, each in collector.wait() for span in each if span["name"] == "blob.create"]
+    posted = collector.wait_for("blob.create", 2)
+    spans = [span for _, each in posted for span in each if span["name"] == "blob.create"]
     assert spans[0]["traceId"] == "ab" * 16 and spans[0]["parentId"] == "cd" * 8
     assert spans[1]["traceId"] != "ab" * 16 and "parentId" not in spans[1]
 

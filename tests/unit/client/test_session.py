@@ -98,7 +98,7 @@ def test_many_threads_that_are_told_so_log_in_once() -> None:
 
         def refuse(method: str, session: str, *args: Any) -> Any:
             if session == forgotten:
-                together.wait(10)
+                together.wait(60)
                 raise Failure("SESSION_INVALID", session)
             return "a uuid"
 

@@ -204,17 +204,14 @@ def test_a_constructor_wants_what_has_no_default(road):
 def test_logout_ends_the_session_and_what_waits_on_it(road):
     ref = road.login()
     waiting = []
+    token = road("event.inject", ref, "pool", road.db.all(Pool)[0].ref)
     thread = threading.Thread(
-        target=lambda: waiting.append(
-            road.refused(
-                "event.from", ref, ["vm"], road("event.inject", ref, "pool", road.db.all(Pool)[0].ref), 20.0
-            )
-        )
+        target=lambda: waiting.append(road.refused("event.from", ref, ["vm"], token, 60.0))
     )
     thread.start()
     thread.join(0.2)
     road("session.logout", ref)
-    thread.join(10)
+    thread.join(30)
     assert waiting == [["SESSION_INVALID", ref]]
     assert road.refused("session.get_this_host", ref, ref) == ["SESSION_INVALID", ref]
 
