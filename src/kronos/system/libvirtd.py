@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -145,7 +146,7 @@ class PrivateLibvirtd:
             self._pid_file.unlink(missing_ok=True)
             self._spawn()
         until = time.monotonic() + timeout
-        while not (self.socket.exists() and self.pid() is not None):
+        while not (self._listens() and self.pid() is not None):
             died = self._process is not None and self._process.poll() is not None
             if died or time.monotonic() > until:
                 raise TimeoutError(f"libvirtd in {self.directory} did not come up: {self._last_words()}")
@@ -226,6 +227,12 @@ class PrivateLibvirtd:
                 start_new_session=True,
                 cwd="/",
             )
+
+    def _listens(self) -> bool:
+        """Whether somebody takes connections: a socket is there a moment before it does."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(os.fspath(self.socket)) == 0
 
     def _last_words(self) -> str:
         logs = [self.directory / "output.log", self.directory / "libvirtd.log"]
