@@ -24,7 +24,7 @@ from harness.xen import control_domain
 from harness.xen.control_domain import ControlDomain
 from kronos.system.libvirtd import PrivateLibvirtd
 
-READY = 60.0 if not control_domain.here() else 180.0
+READY = 120.0 if not control_domain.here() else 180.0
 """Seconds for a start on a busy machine; it takes one or two, ten in an emulated one."""
 
 RUNNING: list[Daemon] = []

@@ -188,7 +188,7 @@ def test_a_server_that_refuses_tls_is_told_nothing(slapd: Slapd) -> None:
 
         def refuse() -> None:
             connection, _ = listener.accept()
-            connection.settimeout(5)
+            connection.settimeout(60)
             with connection:
                 heard.extend(connection.recv(4096))
                 # An extended response: a protocol error.

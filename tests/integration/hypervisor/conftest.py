@@ -98,7 +98,7 @@ def libvirtd() -> Iterator[PrivateLibvirtd]:
         pytest.skip("a libvirtd of one's own needs root")
     directory = Path(tempfile.mkdtemp(prefix="kh-", dir="/tmp"))  # short: unix sockets lie below
     daemon = PrivateLibvirtd(directory)
-    daemon.start()
+    daemon.start(90)
     yield daemon
     daemon.stop()
     shutil.rmtree(directory)
@@ -145,7 +145,7 @@ def world(request: pytest.FixtureRequest) -> RealWorld:
 
 @pytest.fixture
 def qemu_world(libvirtd: PrivateLibvirtd, kernel: Path, tmp_path: Path) -> Iterator[RealWorld]:
-    hypervisor = QEMU(libvirtd.start(), libvirtd.directory / "vm")
+    hypervisor = QEMU(libvirtd.start(90), libvirtd.directory / "vm")
     made = RealWorld(hypervisor, tmp_path, hypervisor.settle, kernel=kernel)
     hypervisor.watch(made.events.append)
     yield made

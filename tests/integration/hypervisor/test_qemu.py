@@ -238,7 +238,7 @@ def test_a_guest_that_does_not_let_go_times_out_and_keeps_the_disk(world: Any, t
     with pytest.raises(Failure) as caught:
         world.hypervisor.unplug_disk(domain.uuid, 1, timeout=0.3)
     assert caught.value.code == "DEVICE_DETACH_TIMEOUT"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     world.hypervisor.unpause(domain.uuid)
 
     assert world.wait_for(domain.uuid, EventKind.DEVICE_REMOVED).device == DeviceId("disk", 1)
@@ -410,7 +410,7 @@ def test_guests_outlive_libvirtd_and_are_found_again(world: Any, libvirtd: Priva
     os.kill(doomed_pid, signal.SIGKILL)
     wait_until(lambda: libvirtd.pid() != pid, 60, "libvirtd cannot be killed")
 
-    libvirtd.start()
+    libvirtd.start(90)
 
     # A call made meanwhile waits for the connection, and nothing but the connection's own thread restores it.
     assert world.states() == {domain.uuid: "Running"}
@@ -473,7 +473,7 @@ def test_a_second_libvirtd_on_the_same_directory_is_the_first(libvirtd: PrivateL
 def test_an_ended_libvirtd_takes_its_guests_with_it(kernel: Path, tmp_path: Path) -> None:
     directory = Path(tempfile.mkdtemp(prefix="kh-", dir="/tmp"))
     daemon = PrivateLibvirtd(directory)
-    hypervisor = QEMU(daemon.start(), directory / "vm")
+    hypervisor = QEMU(daemon.start(90), directory / "vm")
     try:
         uuid = "11111111-2222-4333-8444-555555555555"
         hypervisor.start(Domain(uuid, "x", 16 * MIB, 16 * MIB, DirectKernel(kernel), platform=BARE))
