@@ -179,6 +179,25 @@ def test_it_is_suspended_and_goes_on_where_it_was(up: Guest) -> None:
         up.client("VDI.get_uuid", image)
 
 
+def test_it_is_resumed_with_the_processors_that_it_has_whatever_its_next_start_will_give_it(
+    guest: Guest,
+) -> None:
+    client, vm = guest.client, guest.vm
+    if guest.power_state != "Halted":
+        client("VM.hard_shutdown", vm)
+    client("VM.set_VCPUs_max", vm, 2)
+    guest.up()
+    client("VM.set_VCPUs_at_startup", vm, 2)
+    client("VM.suspend", vm)
+    client("VM.resume", vm, False, False)
+    shell = guest.shell()
+    assert shell.run("nproc") == "1"
+    shell.close()
+    client("VM.hard_shutdown", vm)
+    client("VM.set_VCPUs_at_startup", vm, 1)
+    client("VM.set_VCPUs_max", vm, 1)
+
+
 def test_a_migration_that_is_not_live_gives_it_a_new_run_where_it_was(up: Guest) -> None:
     shell = up.shell()
     booted = shell.run("cat /proc/sys/kernel/random/boot_id")
