@@ -126,7 +126,7 @@ def test_a_thousand_who_wait_take_no_threads_and_all_hear_of_a_change(idle: Daem
     before, memory = threads(idle), idle.resident()
     with waiting(idle, 1000) as clients:
         assert len(list(Path(f"/proc/{idle.pid}/fd").iterdir())) > 1000
-        assert threads(idle) <= before
+        assert threads(idle) <= before + 2  # one that works for a call may have come meanwhile
         print(f"{(idle.resident() - memory) / 1000 / 1000:.1f} kB of memory for each who waits")
         assert idle.resident() - memory < 60 * MB
         began = time.monotonic()
