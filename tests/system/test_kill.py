@@ -101,5 +101,7 @@ def test_what_was_answered_survives_and_nothing_is_half_there(run: Run) -> None:
     # A test that did next to nothing would prove nothing.
     assert sum(answered.values()) > KILLS
     if KILLS >= 50:
-        assert {"VM.start", "VM.clone", "VDI.create", "VBD.create", "network.create"} <= answered.keys()
+        assert {"VM.clone", "VDI.create", "VBD.create", "network.create"} <= answered.keys()
+        # A busy machine starts no guest between two kills; the ones that it had begun are found running all the same.
+        assert {"VM.start", "VM.hard_shutdown"} <= (answered | cut_short).keys()
         assert cut_short
