@@ -174,6 +174,8 @@ def move(call: Call, self: str, network: str) -> None:
         take_out(call, vif)
         vif.currently_attached = False
         _join(db, vif, target.ref)
+        # Should this daemon be killed, the record is not to name another network than the guest is in.
+        call.pipeline.durability.block()
         try:
             put_in(call, vif)
         except Failure:

@@ -175,7 +175,7 @@ class NetworkDriver(ABC):
 
     @abstractmethod
     def destroy_bridge(self, name: str) -> None:
-        """Remove a bridge of ours and its address service; its members stay. Others' bridges are left alone.
+        """End the address service of a bridge, and remove the bridge where it is ours; its members stay.
 
         Raises INVALID_VALUE.
         """

@@ -78,12 +78,11 @@ class BridgeNetwork(NetworkDriver):
     def destroy_bridge(self, name: str) -> None:
         names.check_bridge(name)
         with self._changes, IPRoute() as netlink:
-            link = _find(netlink, name)
-            if link is not None and not _is_managed(link):
-                return
+            # What serves addresses is ours in somebody else's bridge, too.
             firewall.untranslate(name)
             self._addresses.forget(name)
-            if link is not None:
+            link = _find(netlink, name)
+            if link is not None and _is_managed(link):
                 with _gone_already():
                     netlink.link("del", index=link["index"])
 

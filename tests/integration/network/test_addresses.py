@@ -59,8 +59,8 @@ def lease(tmp_path: Path) -> Callable[..., dict[str, str]]:
     return ask
 
 
-def pid_of(state: Path) -> int:
-    return int((state / "xenapi/pid").read_text())
+def pid_of(state: Path, bridge: str = "xenapi") -> int:
+    return int((state / bridge / "pid").read_text())
 
 
 def is_alive(pid: int) -> bool:
@@ -174,6 +174,21 @@ def test_destroying_the_bridge_ends_its_service(network: BridgeNetwork, state: P
 
     assert not is_alive(process)
     assert not (state / "xenapi").exists()
+
+
+def test_the_service_in_somebody_elses_bridge_ends_too(
+    host: Any, network: BridgeNetwork, state: Path
+) -> None:
+    host.run("ip", "link", "add", "br0", "type", "bridge")
+    network.create_bridge("br0")
+    network.serve_addresses("br0", INTERNAL)
+    process = pid_of(state, "br0")
+
+    network.destroy_bridge("br0")
+
+    assert not is_alive(process)
+    assert not (state / "br0").exists()
+    assert [bridge.name for bridge in network.bridges()] == ["br0"]
 
 
 def test_what_was_done_is_undone_when_the_service_cannot_start(host: Any, network: BridgeNetwork) -> None:
