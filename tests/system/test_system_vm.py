@@ -64,10 +64,23 @@ def served(daemon: Daemon) -> Iterator[SystemVM]:
     made.client.close()
 
 
+PAGE = """
+import sys, time, urllib.error, urllib.request
+until = time.monotonic() + 60
+while True:
+    try:
+        print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())
+        break
+    except urllib.error.URLError:
+        if time.monotonic() > until:
+            raise
+        time.sleep(0.2)
+"""
+
+
 def page(daemon: Daemon, address: str) -> str:
-    """What its web server answers the host."""
-    program = f"import urllib.request as u; print(u.urlopen('http://{address}/', timeout=10).read().decode())"
-    return daemon.host.run(sys.executable, "-c", program).strip()
+    """What its web server answers the host; a guest has its address a moment before the server listens."""
+    return daemon.host.run(sys.executable, "-c", PAGE, f"http://{address}/", timeout=90).strip()
 
 
 def test_it_boots_from_its_disk_with_the_drivers_of_its_hypervisor(served: SystemVM) -> None:
