@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from kronos.db.database import Database
@@ -19,8 +17,8 @@ def made():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that have passed, for a test to set."""
-    passed = [time.monotonic()]
+    """Seconds that have passed, for a test to set: whole ones, whose sums and differences are exact."""
+    passed = [1_000_000.0]
     monkeypatch.setattr(tasks.time, "monotonic", lambda: passed[0])
     return passed
 
