@@ -88,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     except wire.NotAServer as error:
         return _complain(f"{error}\nTry specifying a server name and port.")
-    except wire.Gone:
+    except (wire.Gone, ConnectionResetError):
         return _complain("Lost connection to the server.")
     except wire.Refused as error:
         return _complain(str(error))
